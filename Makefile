@@ -1,0 +1,58 @@
+# make demo, make test, make check, make pocket: everything a newcomer needs; each installs what it lacks.
+PYTHON ?= python3
+PROMPT ?= a cat in a meadow
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/pocket
+PROCESSES ?= 2
+
+.PHONY: demo test check format lint types tests full scores pocket clean
+
+$(VENV)/.core: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("aquatint needs Python 3.11 or newer; try: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.core
+	@$(BIN)/aquatint generate "$(PROMPT)" --out pictures/
+
+test: $(VENV)/.dev
+	@$(MAKE) --no-print-directory lint types tests
+
+check: format test
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format -q .
+	$(BIN)/ruff check -q --fix .
+
+lint: $(VENV)/.dev
+	@$(BIN)/python -m pip list --format=freeze | grep -iE '^(torchvision|nvidia-)' && { echo 'torchvision and nvidia-* must not be installed: docs/decisions/001'; exit 1; } || true
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+tests: $(VENV)/.dev
+	$(BIN)/pytest -q -n 2
+
+scores: $(VENV)/.dev
+	$(BIN)/python benchmarks/scores.py --write README.md
+
+full: $(VENV)/.dev
+	$(BIN)/pytest -q -m "full or slow"
+
+# The pocket model from nothing: about three hours on two cores. Each stage goes on where it was stopped.
+pocket: $(VENV)/.dev
+	for stage in words alignment autoencoder latents unet; do \
+	  $(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m recipes.pocket $$stage --out $(OUT) || exit 1; \
+	done
+	$(BIN)/python -m recipes.pocket export --out $(OUT)
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,121 @@
+"""The pocket model's scores with their controls, its sheet of 64, and the distances: `make scores`.
+
+    python benchmarks/scores.py                      # print
+    python benchmarks/scores.py --write README.md    # also renew the part of the README between the `scores` marks
+    python benchmarks/scores.py --model runs/pocket/model --each 28    # another model, quicker
+
+Pictures are painted as anybody's are, one by one from the family's defaults (seed i for prompt i); a detector that
+aquatint trained on renders (and on nothing that the model was trained with) says what is in them. Takes about ten
+minutes on two cores. `--train-detector` trains the detector anew (about eight minutes) and writes it where it is
+carried.
+"""
+
+import argparse
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import aquatint
+from aquatint.evaluation.detector import Detector
+from aquatint.evaluation.lessons import train_detector
+from aquatint.evaluation.prompts import SINGLE, prompts
+from aquatint.evaluation.runs import Autoencode, Pictures, controls, evaluate, fidelity, gather, likeness, truth
+from aquatint.training.data.stream import Stream
+from aquatint.training.data.world import SMALL
+
+ROOT = Path(__file__).parents[1]
+DETECTOR = ROOT / "src" / "aquatint" / "evaluation" / "detector.safetensors"
+SHEET = ROOT / "docs" / "pocket-sheet.jpg"
+BEGIN, END = "<!-- scores: written by `make scores` -->", "<!-- end of scores -->"
+
+
+class Painter:
+    """A bundle as what `evaluate` takes, counting seconds."""
+
+    def __init__(self, bundle: aquatint.Bundle) -> None:
+        self.bundle, self.seconds, self.count = bundle, 0.0, 0
+
+    def __call__(self, texts: list[str], seeds: list[int]) -> Pictures:
+        """One picture a prompt, each painted alone."""
+        began = time.perf_counter()
+        painted = [self.bundle.paint(text, seed=seed).image for text, seed in zip(texts, seeds, strict=True)]
+        self.seconds, self.count = self.seconds + time.perf_counter() - began, self.count + len(texts)
+        return np.stack([np.asarray(image) for image in painted])
+
+
+def autoencoder(bundle: aquatint.Bundle) -> Autoencode:
+    """The bundle's autoencoder as pictures -> pictures."""
+
+    def there_and_back(pictures: Pictures) -> Pictures:
+        images = [Image.fromarray(picture) for picture in pictures]
+        return np.stack([np.asarray(bundle.decode(bundle.encode(image))[0]) for image in images])
+
+    return there_and_back
+
+
+def sheet(pictures: Pictures, path: Path, columns: int = 8) -> None:
+    """Pictures side by side."""
+    n, height, width, _ = pictures.shape
+    whole = Image.new("RGB", (columns * width, -(-n // columns) * height))
+    for index, picture in enumerate(pictures):
+        whole.paste(Image.fromarray(picture), (index % columns * width, index // columns * height))
+    whole.save(path, quality=88)
+
+
+def report(bundle: aquatint.Bundle, each: int, categories: Sequence[str]) -> str:
+    """Everything that the README says of the pocket model, as Markdown."""
+    detector, painter, both = Detector.open(DETECTOR), Painter(bundle), autoencoder(bundle)
+    asked = prompts(SMALL, categories, each)
+    painted = evaluate(painter, detector, asked)
+    table = painted + controls(detector, asked, both)
+    single = table.total([c for c in SINGLE if c in categories], "single object, together")
+    own = [row for row in painted.rows if "wrong" not in row.source]
+    per = painter.seconds / painter.count
+    fair = prompts(SMALL, ("wording",), 200)
+    distances = likeness(
+        gather(painter, fair, seed=9_000), detector, Stream(SMALL, 77, kinds={"single": 1.0}), range(4000)
+    )
+    kept = fidelity(truth(asked), both)
+    near, fresh = distances["nearest"], distances["nearest_fresh"]
+    said = (
+        f"Fréchet distance to fresh scenes in the detector's features (`fd_detector`, 200 pictures): "
+        f"{distances['fd_detector']:.3f}; between two sets of fresh scenes {distances['fd_detector_floor']:.3f}. "
+        f"Distance to the nearest of 4,000 training scenes: {near:.1f}, for fresh scenes {fresh:.1f} (a copyist would "
+        f"lie far below it). Autoencoder: PSNR {kept['psnr']:.1f} dB, SSIM {kept['ssim']:.3f}. "
+        f"{per:.2f} s a picture in one process on {platform.machine()}, {bundle.threads} threads."
+    )
+    return "\n".join([single.markdown(), type(table)(tuple(own)).markdown(), said])
+
+
+def main() -> None:
+    """Measure, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model")
+    parser.add_argument("--each", type=int, default=84)
+    parser.add_argument("--categories", nargs="+", default=list(SINGLE))
+    parser.add_argument("--write", type=Path)
+    parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--train-detector", action="store_true")
+    given = parser.parse_args()
+    bundle = aquatint.load(given.model)
+    if given.train_detector:
+        train_detector(SMALL, DETECTOR, autoencode=autoencoder(bundle))
+    if given.sheet or given.write:
+        shown = prompts(SMALL, ("subject", "shape", "wording"), 28)
+        some = shown[:28] + shown[28:46] + shown[56:74]
+        sheet(gather(Painter(bundle), some, seed=100), given.sheet or SHEET)
+        print("\n".join(prompt.text for prompt in some))
+    text = report(bundle, given.each, given.categories)
+    print(text)
+    if given.write:
+        page = given.write.read_text()
+        before, rest = page.split(BEGIN)
+        given.write.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    main()

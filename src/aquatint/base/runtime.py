@@ -1,0 +1,117 @@
+"""Where and how the nets compute: device, number format, threads, and the facts that decide whether bits repeat."""
+
+import os
+import platform
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from aquatint.base.errors import UserError, unknown
+
+NUMERICS = 1  # raised by every change of this code that may change the bits of a picture
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a picture's bits depend on besides weights and request: equal keys promise equal bits.
+
+    device is the class ("cpu", or the GPU's name), isa its instruction set as torch uses it, threads the number that
+    share one operation (their partial sums are added in an order that depends on it), mode "exact": every picture is
+    computed alone, in one shape.
+    """
+
+    numerics: int
+    torch: str
+    device: str
+    isa: str
+    dtype: str
+    threads: int
+    mode: str = "exact"
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device for a name: "auto" takes CUDA, then MPS, then the CPU; "cuda:1" takes a certain one."""
+    kind = name.split(":")[0]
+    if kind not in DEVICES or (":" in name and not name.partition(":")[2].isdecimal()):
+        raise unknown("device", name, DEVICES)
+    if kind == "auto":
+        return torch.device("cuda" if _has_cuda() else "mps" if torch.backends.mps.is_available() else "cpu")
+    if kind == "cuda":
+        index = int(name.partition(":")[2] or 0)
+        if not _has_cuda() or index >= torch.cuda.device_count():
+            raise UserError(
+                f'Device "{name}" is not here.', f"CUDA devices that torch sees: {_cuda_count()}.", "Use cpu."
+            )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError('Device "mps" is not here.', "An Apple GPU and a torch built for it.", "Use cpu.")
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format for a name: "auto" is float32 on the CPU and on MPS, float16 on CUDA."""
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise unknown("dtype", name, ("auto", *DTYPES))
+    return DTYPES[name]
+
+
+def choose_threads(count: int | None = None) -> int:
+    """How many threads share one operation: `count`, else AQUATINT_THREADS, else torch's own choice."""
+    given = os.environ.get("AQUATINT_THREADS", "") if count is None else str(count)
+    if not given:
+        return torch.get_num_threads()
+    if not given.isdecimal() or not 1 <= int(given) <= 1024:
+        raise UserError(f'"{given}" threads.', "A whole number from 1 to 1024.")
+    return int(given)
+
+
+@contextmanager
+def exact(device: torch.device, threads: int) -> Iterator[None]:
+    """Within, torch computes as a picture's key says, whatever the caller had set; afterwards as before.
+
+    No gradients; one operation is shared among `threads` threads; on CUDA nothing is timed to choose a kernel, and
+    float32 is not quietly shortened to TF32.
+    """
+    before = torch.get_num_threads()
+    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with torch.no_grad(), cudnn if device.type == "cuda" else nullcontext():
+        if before != threads:
+            torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            if before != threads:
+                torch.set_num_threads(before)
+
+
+def channels_last(module: nn.Module) -> None:
+    """Lay the kernels out channels last, as convolutions run fastest; the same numbers in another order."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def key(device: torch.device, dtype: torch.dtype, count: int) -> Key:
+    """The reproduction key of this process for one device, number format and thread count."""
+    name, isa = "cpu", torch.backends.cpu.get_cpu_capability()
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        name, isa = torch.cuda.get_device_name(device), f"sm_{major}{minor}"
+    elif device.type == "mps":
+        name = f"mps {platform.mac_ver()[0]}"
+    return Key(NUMERICS, str(torch.__version__), name, isa, str(dtype).removeprefix("torch."), count)
+
+
+def _has_cuda() -> bool:
+    with warnings.catch_warnings():  # a CUDA build of torch without a driver warns; "no" is all the answer we need
+        warnings.simplefilter("ignore")
+        return torch.cuda.is_available()
+
+
+def _cuda_count() -> int:
+    return torch.cuda.device_count() if _has_cuda() else 0

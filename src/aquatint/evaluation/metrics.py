@@ -1,0 +1,93 @@
+"""Measures of pictures against pictures: PSNR, SSIM, Fréchet distance, nearest neighbours; and intervals of shares."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
+
+
+class Share(NamedTuple):
+    """hits of n, with the bounds of Wilson's 95 % interval, all as fractions."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson(hits: int, n: int) -> Share:
+    """(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n) (Wilson 1927); n = 0 gives (nan, 0, 1)."""
+    if n == 0:
+        return Share(math.nan, 0.0, 1.0)
+    p, z2 = hits / n, Z95**2
+    half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    low, high = ((p + z2 / (2 * n) + side * half) / (1 + z2 / n) for side in (-1, 1))
+    return Share(p, max(0.0, low), min(1.0, high))
+
+
+def psnr(a: UInt8[np.ndarray, "n h w 3"], b: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, " n"]:
+    """10 log10(255^2 / mean squared difference) a pair, in dB, float64; inf for equal pictures."""
+    error = (torch.from_numpy(a).double() - torch.from_numpy(b).double()).square().mean((1, 2, 3))
+    return 10.0 * torch.log10(255.0**2 / error)
+
+
+def ssim(a: UInt8[np.ndarray, "n h w 3"], b: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, " n"]:
+    """Mean structural similarity a pair (Wang et al. 2004, eq. 13): Gaussian window 11 x 11 with sigma 1.5, full
+    windows only, K1 = 0.01, K2 = 0.03, population moments, mean over the three channels; float64."""
+    x, y = (torch.from_numpy(p).double().permute(0, 3, 1, 2).flatten(0, 1)[:, None] for p in (a, b))
+    line = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5.0) ** 2) / (2 * 1.5**2))
+    line = line / line.sum()
+
+    def mean(values: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(values, line[None, None, :, None]), line[None, None, None, :])
+
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mx, my = mean(x), mean(y)
+    vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+    index = ((2 * mx * my + c1) * (2 * cov + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+    return index.mean((1, 2, 3)).unflatten(0, (len(a), 3)).mean(1)
+
+
+def frechet(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
+    """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)) of two clouds of features (Dowson & Landau 1982), in float64.
+
+    The trace of the root is the sum of the roots of the eigenvalues of A^(1/2) B A^(1/2), which is symmetric: no
+    complex numbers, no matrix iteration. It is named after its feature space (`fd_detector`), never FID; it is biased
+    upwards for few pictures, so compare only equal numbers of them.
+    """
+    a, b = a.double(), b.double()
+    values, vectors = torch.linalg.eigh(torch.cov(a.T))
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ torch.cov(b.T) @ root).clamp(min=0).sqrt().sum()
+    spread = torch.cov(a.T).trace() + torch.cov(b.T).trace()
+    return float((a.mean(0) - b.mean(0)).square().sum() + spread - 2.0 * cross)
+
+
+class Nearest(NamedTuple):
+    """For each picture the root mean squared pixel difference (0 ... 255) to its nearest reference, and which it is."""
+
+    distance: Float[Tensor, " n"]
+    which: Int[Tensor, " n"]
+
+
+def nearest(
+    pictures: UInt8[np.ndarray, "n h w 3"], references: UInt8[np.ndarray, "m h w 3"], side: int = 32
+) -> Nearest:
+    """Nearest references by pixels at `side` x `side` px: a model that copies its training pictures shows it here.
+
+    A copy has a distance near 0; compare with the same measure for fresh true scenes, which is what not copying gives.
+    """
+    flat = [thumbnails(group, side).flatten(1).double() for group in (pictures, references)]
+    distances = torch.cat([torch.cdist(part, flat[1]) for part in flat[0].split(256)]) / math.sqrt(flat[0].shape[1])
+    best = distances.min(1)
+    return Nearest(best.values.float(), best.indices)
+
+
+def thumbnails(pictures: UInt8[np.ndarray, "n h w 3"], side: int) -> Float[Tensor, "n 3 s s"]:
+    """Pictures averaged down to side x side, 0 ... 255, float32."""
+    return F.adaptive_avg_pool2d(torch.from_numpy(pictures).permute(0, 3, 1, 2).float(), side)

@@ -1,0 +1,91 @@
+"""The families of Stable Diffusion, as data. A new family is a new row here, never a new class."""
+
+from dataclasses import dataclass, replace
+
+from aquatint.diffusion.schedule import ScheduleConfig
+from aquatint.nets.autoencoder import AutoencoderConfig
+from aquatint.nets.text import TextConfig
+from aquatint.nets.unet import Stage, UNetConfig
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a request means where it says nothing; sizes in pixels."""
+
+    width: int
+    height: int
+    steps: int
+    sampler: str
+    grid: str
+    guidance: float
+    rescale: float = 0.0
+
+
+@dataclass(frozen=True)
+class Family:
+    """Everything that tells one kind of Stable Diffusion from another."""
+
+    name: str
+    unet: UNetConfig
+    autoencoder: AutoencoderConfig
+    text: TextConfig
+    schedule: ScheduleConfig
+    prediction: str
+    defaults: Defaults
+
+
+_LDM = AutoencoderConfig(encoder=(128, 256, 512, 512), decoder=(128, 256, 512, 512))
+_SCALED_LINEAR = ScheduleConfig(kind="scaled_linear", start=0.00085, end=0.012)
+_PAPER = Defaults(width=512, height=512, steps=50, sampler="plms", grid="leading", guidance=7.5)
+
+SD15 = Family(
+    name="SD15",
+    unet=UNetConfig(stages=(Stage(320, 8), Stage(640, 8), Stage(1280, 8), Stage(1280, 8, depth=0))),
+    autoencoder=_LDM,
+    text=TextConfig(),
+    schedule=_SCALED_LINEAR,
+    prediction="epsilon",
+    defaults=_PAPER,
+)
+SD15_INPAINT = replace(SD15, name="SD15_INPAINT", unet=replace(SD15.unet, channels_in=9))
+SD21 = Family(
+    name="SD21",
+    unet=UNetConfig(
+        stages=(Stage(320, 5), Stage(640, 10), Stage(1280, 20), Stage(1280, 20, depth=0)), context=1024, linear=True
+    ),
+    autoencoder=_LDM,
+    # OpenCLIP ViT-H has 24 layers; Stable Diffusion 2 reads the one before the last, so 23 are kept.
+    text=TextConfig(width=1024, layers=23, heads=16, activation="gelu", pad="zero"),
+    schedule=_SCALED_LINEAR,
+    prediction="epsilon",
+    defaults=_PAPER,
+)
+SD21_V = replace(SD21, name="SD21_V", prediction="v", defaults=replace(_PAPER, width=768, height=768))
+
+# The carried model of the same architecture; docs/decisions/004 says how these widths were chosen.
+POCKET = Family(
+    name="POCKET",
+    unet=UNetConfig(
+        stages=(Stage(64, 2, depth=0), Stage(128, 4), Stage(192, 6)), blocks=1, context=128, groups=16, linear=True
+    ),
+    autoencoder=AutoencoderConfig(
+        encoder=(8, 16, 32, 64), decoder=(12, 32, 64, 96), blocks=1, groups=0, middle_attention=False, scale=1.0
+    ),
+    text=TextConfig(width=128, layers=2, heads=4, vocabulary=1024, projection=128),
+    schedule=replace(_SCALED_LINEAR, zero_terminal=True),
+    prediction="v",
+    defaults=Defaults(width=128, height=128, steps=12, sampler="dpmpp_2m", grid="trailing", guidance=3.5, rescale=0.7),
+)
+
+# The whole system at about 0.3 M parameters and random weights: what makes every door testable in milliseconds.
+TINY = Family(
+    name="TINY",
+    unet=UNetConfig(stages=(Stage(16, 2), Stage(32, 2, depth=0)), blocks=1, context=32, groups=8),
+    autoencoder=AutoencoderConfig(encoder=(8, 8, 16, 16), decoder=(8, 8, 16, 16), blocks=1, groups=4),
+    text=TextConfig(width=32, layers=2, heads=2, vocabulary=1024),
+    schedule=_SCALED_LINEAR,
+    prediction="epsilon",
+    defaults=Defaults(width=64, height=64, steps=4, sampler="ddim", grid="leading", guidance=7.5),
+)
+
+FAMILIES: dict[str, Family] = {row.name: row for row in (SD15, SD15_INPAINT, SD21, SD21_V, POCKET, TINY)}

@@ -1,0 +1,168 @@
+"""The U-Net with cross-attention that predicts the noise (Rombach et al. 2022, figure 3; Ronneberger et al. 2015)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aquatint.nets.blocks import Grow, Perceptron, ResBlock, Shrink, Transformer2d, conv3, group_norm, sinusoids
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One resolution of the U-Net: its width, its attention heads, and its transformer layers (0: no attention)."""
+
+    width: int
+    heads: int
+    depth: int = 1
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The U-Net as data; the resolution halves from each stage to the next.
+
+    blocks      ResBlocks a stage on the way down; one more on the way up
+    middle      transformer layers in the middle; it has the last stage's width and heads
+    context     width of the text embeddings
+    vector      width of one more embedding, added to the time's (pooled text; SDXL's added conditions); 0: none
+    linear      linear projections around the transformers (SD 2.x), or 1x1 convolutions (SD 1.x)
+    """
+
+    stages: tuple[Stage, ...]
+    blocks: int = 2
+    middle: int = 1
+    channels_in: int = 4
+    channels_out: int = 4
+    context: int = 768
+    vector: int = 0
+    groups: int = 32
+    linear: bool = False
+
+    @property
+    def time(self) -> int:
+        """Width of the time embedding: four times the first stage's."""
+        return 4 * self.stages[0].width
+
+
+class Cell(nn.Module):
+    """A ResBlock and, where the stage attends, a transformer after it."""
+
+    def __init__(self, config: UNetConfig, inside: int, stage: Stage) -> None:
+        super().__init__()
+        self.res = ResBlock(inside, stage.width, time=config.time, groups=config.groups, eps=1e-5)
+        self.attend = _transformer(config, stage, stage.depth) if stage.depth else None
+
+    def forward(
+        self, x: Float[Tensor, "b i h w"], time: Float[Tensor, "b t"], context: Float[Tensor, "b n c"]
+    ) -> Float[Tensor, "b o h w"]:
+        """x through the block, hearing the time and the text."""
+        x = self.res(x, time)
+        return x if self.attend is None else self.attend(x, context)
+
+
+class Down(nn.Module):
+    """A stage on the way down: cells, then half the size (except after the last stage)."""
+
+    def __init__(self, config: UNetConfig, inside: int, stage: Stage, *, last: bool) -> None:
+        super().__init__()
+        widths = [inside] + [stage.width] * (config.blocks - 1)
+        self.cells = nn.ModuleList(Cell(config, width, stage) for width in widths)
+        self.shrink = None if last else Shrink(stage.width)
+
+
+class Up(nn.Module):
+    """A stage on the way up: cells that each take one skip from the way down, then twice the size (not at the end)."""
+
+    def __init__(self, config: UNetConfig, inside: int, skips: list[int], stage: Stage, *, last: bool) -> None:
+        super().__init__()
+        widths = [inside] + [stage.width] * config.blocks
+        self.cells = nn.ModuleList(Cell(config, width + skip, stage) for width, skip in zip(widths, skips, strict=True))
+        self.grow = None if last else Grow(stage.width)
+
+
+class Middle(nn.Module):
+    """The bottom of the U: ResBlock, transformer, ResBlock."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        stage = config.stages[-1]
+        self.first = Cell(config, stage.width, Stage(stage.width, stage.heads, config.middle))
+        self.second = ResBlock(stage.width, stage.width, time=config.time, groups=config.groups, eps=1e-5)
+
+    def forward(
+        self, x: Float[Tensor, "b w h w2"], time: Float[Tensor, "b t"], context: Float[Tensor, "b n c"]
+    ) -> Float[Tensor, "b w h w2"]:
+        """The same shape, having seen everything."""
+        return self.second(self.first(x, time, context), time)
+
+
+class UNet(nn.Module):
+    """eps, v or x0 of the noisy latents x at time t, given the text (what it predicts is not the net's business)."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        stages, first = config.stages, config.stages[0].width
+        self.time = Perceptron(first, config.time)
+        self.vector = Perceptron(config.vector, config.time) if config.vector else None
+        self.enter = conv3(config.channels_in, first)
+        skips, inside = [first], first
+        self.descent = nn.ModuleList()
+        for index, stage in enumerate(stages):
+            last = index == len(stages) - 1
+            self.descent.append(Down(config, inside, stage, last=last))
+            skips += [stage.width] * (config.blocks if last else config.blocks + 1)
+            inside = stage.width
+        self.middle = Middle(config)
+        self.ascent = nn.ModuleList()
+        for index, stage in reversed(list(enumerate(stages))):
+            taken = [skips.pop() for _ in range(config.blocks + 1)]
+            self.ascent.append(Up(config, inside, taken, stage, last=index == 0))
+            inside = stage.width
+        self.norm = group_norm(first, config.groups, 1e-5)
+        self.leave = conv3(first, config.channels_out)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b i h w"],
+        t: Float[Tensor, " b"],
+        context: Float[Tensor, "b n c"],
+        vector: Float[Tensor, "b v"] | None = None,
+    ) -> Float[Tensor, "b o h w"]:
+        """Latents x [b, 4, h, w] at times t [b] (schedule steps, 0..999), text [b, 77, context] -> [b, 4, h, w].
+
+        The net casts to its own precision inside and answers in x's.
+        """
+        given, dtype = x.dtype, self.enter.weight.dtype
+        x, context = x.to(dtype), context.to(dtype)
+        time = self.time(sinusoids(t, self.config.stages[0].width).to(dtype))
+        if self.vector is not None:
+            assert vector is not None, "this U-Net was built to take a vector"
+            time = time + self.vector(vector.to(dtype))
+
+        x = self.enter(x)
+        skips = [x]
+        for down in self.descent:
+            assert isinstance(down, Down)
+            for cell in down.cells:
+                x = cell(x, time, context)
+                skips.append(x)
+            if down.shrink is not None:
+                x = down.shrink(x)
+                skips.append(x)
+        x = self.middle(x, time, context)
+        for up in self.ascent:
+            assert isinstance(up, Up)
+            for cell in up.cells:
+                x = cell(torch.cat([x, skips.pop()], dim=1), time, context)
+            if up.grow is not None:
+                x = up.grow(x, skips[-1].shape[2:])
+        return self.leave(F.silu(self.norm(x))).to(given)
+
+
+def _transformer(config: UNetConfig, stage: Stage, depth: int) -> Transformer2d:
+    return Transformer2d(
+        stage.width, config.context, heads=stage.heads, depth=depth, groups=config.groups, linear=config.linear
+    )

@@ -1,0 +1,1 @@
+"""Using trained nets: a Request goes in, Pictures come out."""

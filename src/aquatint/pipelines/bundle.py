@@ -1,0 +1,201 @@
+"""A Bundle: the three networks, their tokenizer and their family, ready to paint."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from aquatint import weights
+from aquatint.base import files, images, runtime
+from aquatint.base.errors import UserError
+from aquatint.diffusion.denoisers import Conditioning
+from aquatint.engines import plain
+from aquatint.families import Family
+from aquatint.nets.autoencoder import Autoencoder
+from aquatint.nets.text import TextEncoder
+from aquatint.nets.tokenizer import Tokenizer
+from aquatint.nets.unet import UNet
+from aquatint.pipelines.picture import Picture
+from aquatint.pipelines.preview import Preview, fit
+from aquatint.pipelines.record import Model
+from aquatint.pipelines.request import Request
+from aquatint.pipelines.vocabulary import FILE as VOCABULARY
+from aquatint.pipelines.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Networks on one device, and what is known of them. Painting changes nothing in it.
+
+    name, digest   for people, and the sha256 of the weights ("" if unknown)
+    device, dtype  where the nets are and what they compute in; latents between steps are float32
+    threads        how many threads share one operation while it paints
+    vocabulary     the words that a small model knows; None for a model that claims them all
+    notes, texts   what was assumed when it was opened; the texts that came with the weights (modelspec.*)
+    """
+
+    unet: UNet
+    autoencoder: Autoencoder
+    text: TextEncoder
+    tokenizer: Tokenizer
+    family: Family
+    name: str
+    digest: str = ""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+    threads: int = field(default_factory=runtime.choose_threads)
+    vocabulary: Vocabulary | None = None
+    notes: tuple[str, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Model:
+        """Which weights these are, for records."""
+        return Model(self.name, self.digest, self.family.name)
+
+    @property
+    def key(self) -> runtime.Key:
+        """What this bundle's pictures depend on besides weights and request."""
+        return runtime.key(self.device, self.dtype, self.threads)
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(channels, height, width) of the latents of a picture of this size in pixels."""
+        factor = self.autoencoder.config.factor
+        return self.autoencoder.config.latents, height // factor, width // factor
+
+    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
+        """Texts -> what the U-Net is told: context [b, 77, d], and their pooled vectors if it takes them; float32."""
+        with runtime.exact(self.device, self.threads):
+            encoded = self.text(self.tokenizer(prompts).to(self.device))
+        vector = encoded.pooled.float() if self.unet.config.vector else None
+        return Conditioning(encoded.tokens.float(), vector)
+
+    def encode(self, pictures: Image.Image | Sequence[Image.Image]) -> Float[Tensor, "b c h8 w8"]:
+        """Pictures of one size, sides multiples of 8 -> latents (the posterior's mean), float32."""
+        with runtime.exact(self.device, self.threads):
+            return self.autoencoder.encode(images.to_tensor(pictures).to(self.device))
+
+    def decode(self, latents: Float[Tensor, "b c h8 w8"]) -> list[Image.Image]:
+        """Latents -> pictures, one after the other, so that none depends on its company."""
+        with runtime.exact(self.device, self.threads):
+            return [picture for row in latents.split(1) for picture in images.to_pictures(self._decoded(row))]
+
+    def preview(self, latents: Float[Tensor, "1 c h8 w8"]) -> Image.Image:
+        """A quick picture of unfinished latents, one pixel a latent; the first call fits the map (one encoding)."""
+        return self._preview(latents)
+
+    def paint(self, prompt: str, *, seed: int = 0, **wishes: Any) -> Picture:
+        """One picture: `bundle.paint("a cat under a rainbow", seed=7, steps=20)`; wishes are fields of Request."""
+        from aquatint.pipelines.generate import generate  # which knows what a Bundle is
+
+        if "seeds" in wishes:
+            raise UserError("paint(seeds=...).", "paint(seed=...) makes one picture.", "generate() makes many.")
+        *_, last = generate(self, Request(prompt, seeds=(seed,), **wishes))
+        assert last.picture is not None, "a request's last progress brings its picture"
+        return last.picture
+
+    def note(self, prompt: str) -> str | None:
+        """What the prompt says that this model cannot hear: words it has not learned, words beyond its 77 tokens."""
+        unknown = self.vocabulary.note(prompt) if self.vocabulary else None
+        dropped = self.tokenizer.dropped(prompt)
+        unread = f"Too long for {self.tokenizer.length} tokens; not read: {dropped.strip()}" if dropped else None
+        return " ".join(part for part in (unknown, unread) if part) or None
+
+    @cached_property
+    def _preview(self) -> Preview:
+        with runtime.exact(self.device, self.threads):
+            return fit(self.autoencoder, self.device)
+
+    def _decoded(self, latents: Float[Tensor, "1 c h8 w8"]) -> Float[Tensor, "1 3 h w"]:
+        return finite(self.autoencoder.decode(latents), "decoder", self)
+
+
+class NonFiniteError(UserError):
+    """A network gave a value that is not a number or not finite; no picture is made from such."""
+
+    def __init__(self, place: str, bundle: Bundle) -> None:
+        half = bundle.dtype is not torch.float32
+        super().__init__(
+            f'The {place} of "{bundle.name}" gave values that are not finite numbers.',
+            "Sound weights, and numbers within the range of the dtype.",
+            "Try --dtype float32 (dtype=...)." if half else "The weights are probably damaged: fetch them again.",
+        )
+
+
+def finite(x: Tensor, place: str, bundle: Bundle) -> Tensor:
+    """x itself, or NonFiniteError."""
+    if not bool(torch.isfinite(x).all()):
+        raise NonFiniteError(place, bundle)
+    return x
+
+
+def load(
+    source: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    **options: Any,
+) -> Bundle:
+    """Open a model and put it where it can paint; without a source, the pocket model that the package carries.
+
+    source    a single file, a folder, or a hub id ("owner/name")
+    device    auto, cpu, cuda, cuda:1, mps;  dtype: auto, float32, float16, bfloat16
+    threads   that share one operation (AQUATINT_THREADS; else as many as torch would take)
+    options   of weights.open_model: ema, variant, revision, prediction, tokenizer
+
+    Raises UserError for a source that is not there, not whole, or not Stable Diffusion.
+    """
+    where = runtime.choose_device(device)
+    kind, count = runtime.choose_dtype(dtype, where), runtime.choose_threads(threads)
+    opened = weights.open_model(source, dtype=kind, **options)
+    plain.prepare(opened.unet)
+    plain.prepare(opened.autoencoder.encoder)
+    plain.prepare(opened.autoencoder.decoder)
+    return Bundle(
+        unet=opened.unet.to(where),
+        autoencoder=opened.autoencoder.to(where),
+        text=opened.text.to(where),
+        tokenizer=opened.tokenizer,
+        family=opened.family,
+        name=opened.name,
+        digest=opened.digest,
+        device=where,
+        dtype=kind,
+        threads=count,
+        vocabulary=_vocabulary(source),
+        notes=opened.notes,
+        texts=opened.metadata,
+    )
+
+
+def save(bundle: Bundle, path: str | Path, format: str = "native", **options: Any) -> Path:
+    """Write a bundle's model in a format that `load` reads: "native", "diffusers" or "compvis"; returns the path.
+
+    options   of weights.save: dtype, variant, shard_size. A vocabulary goes into a native folder only.
+    """
+    parts = (bundle.family, bundle.unet, bundle.autoencoder, bundle.text, bundle.tokenizer)
+    opened = weights.Opened(*parts, bundle.name, bundle.digest, bundle.notes, bundle.texts)
+    written = weights.save(opened, path, format, **options)
+    if bundle.vocabulary is not None and format == "native" and written.is_dir():
+        files.write(written / VOCABULARY, bundle.vocabulary.to_json())
+    return written
+
+
+def _vocabulary(source: str | Path | None) -> Vocabulary | None:
+    """The word list beside a model, if there is one."""
+    with ExitStack() as stack:
+        if source is None:
+            carried = resources.files("aquatint.weights") / weights.open.POCKET / VOCABULARY
+            path = stack.enter_context(resources.as_file(carried))
+        else:
+            path = Path(source).expanduser() / VOCABULARY
+        return Vocabulary.from_json(files.read_text(path)) if path.is_file() else None

@@ -1,0 +1,154 @@
+"""The infotext of AUTOMATIC1111's web UI: prompt, negative prompt and one line of settings, written and read."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from aquatint.base import config
+from aquatint.base.errors import UserError
+from aquatint.pipelines.record import Record
+from aquatint.pipelines.request import Request
+
+
+@dataclass(frozen=True)
+class Infotext:
+    """An infotext taken apart; settings in the order in which they stand, every value as text."""
+
+    prompt: str
+    negative: str
+    settings: dict[str, str]
+
+
+def infotext(record: Record) -> str:
+    """The record as AUTOMATIC1111's web UI would write it, its keys in that program's order."""
+    request, digest = record.request, record.model.digest
+    settings: dict[str, Any] = {
+        "Steps": request.steps,
+        "Sampler": SAMPLER_LABELS.get(request.sampler or "", request.sampler),
+        "Schedule type": GRID_LABELS.get(request.grid or "", request.grid),
+        "CFG scale": request.guidance,
+        "Seed": record.seed,
+        "Size": f"{request.width}x{request.height}",
+        "Model hash": digest[:10] or None,
+        "Model": record.model.name,
+        "Eta DDIM" if request.sampler == "ddim" else "Eta": request.eta or None,
+        "CFG rescale": request.rescale or None,
+        "Hashes": json.dumps({"model": digest[:10]}) if digest else None,
+        "Version": f"aquatint {record.aquatint}",
+    }
+    line = ", ".join(
+        f"{key}: {value if key == 'Hashes' else _quoted(value)}" for key, value in settings.items() if value is not None
+    )
+    negative = f"\nNegative prompt: {request.negative}" if request.negative else ""
+    return f"{request.prompt}{negative}\n{line}"
+
+
+def parse_infotext(text: str) -> Infotext:
+    """Any infotext taken apart; total: a text that is no infotext is a prompt without settings.
+
+    The last line counts as settings if three or more of them stand in it. Of the rest, everything from a line that
+    starts with "Negative prompt:" on is the negative.
+    """
+    before, _, last = text.rstrip().rpartition("\n")
+    settings = _settings(last)
+    if len(settings) < 3:
+        before, settings = text, {}
+    prompt, negative, at = before, "", 0 if before.startswith("Negative prompt:") else -1
+    if at < 0 and (place := before.find("\nNegative prompt:")) >= 0:
+        at = place + 1
+    if at >= 0:
+        prompt, negative = before[: max(at - 1, 0)], before[at:].removeprefix("Negative prompt:").removeprefix(" ")
+    return Infotext(prompt, negative, settings)
+
+
+def request_from(info: Infotext) -> Request:
+    """The request that an infotext stands for, as near as names and numbers go; UserError where they do not fit."""
+    settings = info.settings
+    width, _, height = settings.get("Size", "").partition("x")
+    sampler, grid = settings.get("Sampler", ""), settings.get("Schedule type", "")
+    for label, name in GRID_NAMES.items():  # before 1.9 one name held both: "DPM++ 2M Karras"
+        if not grid and sampler.endswith(f" {label}"):
+            sampler, grid = sampler.removesuffix(f" {label}"), name
+    words = {
+        "prompt": info.prompt,
+        "negative": info.negative,
+        "width": _int(width),
+        "height": _int(height),
+        "seeds": (_int(settings.get("Seed", "0")),),
+        "steps": _int(settings.get("Steps", "")),
+        "sampler": SAMPLER_NAMES.get(sampler, sampler) or None,
+        "grid": None if grid == "Automatic" else GRID_NAMES.get(grid, grid) or None,
+        "guidance": _float(settings.get("CFG scale", "")),
+        "rescale": _float(settings.get("CFG rescale", "")),
+        "eta": _float(settings.get("Eta DDIM", settings.get("Eta", ""))),
+    }
+    return config.from_data(Request, words)
+
+
+_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_HASHES = re.compile(r"(?:^|, )Hashes: (\{[^}]*\})")
+
+
+def _settings(line: str) -> dict[str, str]:
+    hashes = _HASHES.search(line)  # the one value that stands there with commas and colons, but without quotes
+    if hashes:
+        line = line[: hashes.start()] + line[hashes.end() :]
+    found = {key.strip(): _unquoted(value) for key, value in _PAIR.findall(line)}
+    return found | {"Hashes": hashes.group(1)} if hashes else found
+
+
+def _quoted(value: Any) -> str:
+    """A value as the infotext's grammar needs it: in JSON's quotes if it could be misread without."""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    text = str(value)
+    plain = not re.search(r'[,:\n]|^["\s]|\s$', text)
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def _unquoted(text: str) -> str:
+    text = text.strip()
+    if len(text) >= 2 and text[0] == text[-1] == '"':
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return text
+        return value if isinstance(value, str) else text
+    return text
+
+
+def _int(text: str) -> int | None:
+    if not text:
+        return None
+    if not re.fullmatch(r"-?[0-9]{1,25}", text):
+        raise UserError(f'"{text[:40]}" stands where the infotext should have a whole number.')
+    return int(text)
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise UserError(f'"{text[:40]}" stands where the infotext should have a number.') from None
+
+
+SAMPLER_LABELS = {
+    "ddim": "DDIM",
+    "plms": "PLMS",
+    "pndm": "PNDM",
+    "lms": "LMS",
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "heun": "Heun",
+    "dpmpp_2m": "DPM++ 2M",
+}
+GRID_LABELS = {
+    "leading": "DDIM",
+    "trailing": "SGM Uniform",
+    "linspace": "Uniform",
+    "karras": "Karras",
+    "exponential": "Exponential",
+}
+SAMPLER_NAMES = {label: name for name, label in SAMPLER_LABELS.items()}
+GRID_NAMES = {label: name for name, label in GRID_LABELS.items()}

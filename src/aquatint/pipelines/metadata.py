@@ -1,0 +1,127 @@
+"""What a picture's file says about how it was made, written for three readers and read back.
+
+`parameters`  the infotext that AUTOMATIC1111's web UI made common: other programs and sites read it
+`aquatint`    our own record as JSON, lossless: what `aquatint again` paints from
+XMP           IPTC's mark of media made by a trained model (EU AI Act, article 50(2))
+
+PNG holds the first two as text chunks; JPEG and WebP hold the infotext as EXIF UserComment, the record inside the XMP.
+Nothing that is written depends on the hour or on the other pictures of a request: a picture's file repeats too.
+"""
+
+import html
+import io
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from aquatint import __version__
+from aquatint.base import config, images
+from aquatint.base.errors import UserError, unknown
+from aquatint.pipelines.infotext import infotext
+from aquatint.pipelines.record import Record
+
+MARK = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+_XMP_CHUNK = "XML:com.adobe.xmp"
+_EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
+_RECORD = re.compile(r"<aquatint:record>(.*?)</aquatint:record>", re.DOTALL)
+_OTHERS = {
+    "prompt": "ComfyUI prompt",
+    "workflow": "ComfyUI workflow",
+    "invokeai_metadata": "InvokeAI metadata",
+    "invokeai_graph": "InvokeAI graph",
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file says: our record as JSON, the infotext, whether it is marked as made by AI, what others wrote."""
+
+    record: str | None
+    infotext: str | None
+    marked: bool
+    others: tuple[str, ...] = ()
+
+
+def encode(image: Image.Image, record: Record, format: str = "png") -> bytes:
+    """The picture as a PNG, JPEG (quality 95, full colour resolution) or WebP (lossless) file, with its metadata."""
+    if format not in images.MIME:
+        raise unknown("picture format", format, images.MIME)
+    out = io.BytesIO()
+    text, data = infotext(record), config.to_json(record)
+    if format == "png":
+        chunks = PngInfo()
+        chunks.add_text("parameters", text)  # tEXt where Latin-1 will do, else iTXt
+        chunks.add_text("aquatint", data)
+        chunks.add_itxt(_XMP_CHUNK, xmp(None))
+        image.save(out, "PNG", pnginfo=chunks, compress_level=6)
+    else:
+        options: dict[str, Any] = {"exif": _exif(text), "xmp": xmp(data).encode()}
+        options |= {"quality": 95, "subsampling": 0} if format == "jpeg" else {"lossless": True, "quality": 80}
+        image.save(out, format.upper(), **options)
+    return out.getvalue()
+
+
+def find(image: Image.Image) -> Found:
+    """What the file of a picture, as `base.images.decode` opened it, says about its making."""
+    info = {key: value for key, value in image.info.items() if isinstance(key, str)}
+    packet = info.get(_XMP_CHUNK) or info.get("xmp") or ""
+    packet = packet.decode("utf-8", errors="replace") if isinstance(packet, bytes) else str(packet)
+    data, text = info.get("aquatint"), info.get("parameters")
+    if data is None and (inside := _RECORD.search(packet)):
+        data = html.unescape(inside.group(1))
+    if text is None:
+        text = _user_comment(image)
+    others = tuple(name for key, name in _OTHERS.items() if key in info)
+    marked = "digitalsourcetype/trainedAlgorithmicMedia" in packet
+    return Found(None if data is None else str(data), None if text is None else str(text), marked, others)
+
+
+def format_of(name: str) -> str:
+    """The format that a file's name asks for."""
+    for suffix, format in FORMATS.items():
+        if name.lower().endswith(suffix):
+            return format
+    raise UserError(f'"{name}" does not say which format is meant.', f"Names that end in {', '.join(FORMATS)}.")
+
+
+def xmp(data: str | None) -> str:
+    """The XMP packet: the mark of AI-made media, the program, and our record where there is no better place for it."""
+    inside = f"<aquatint:record>{html.escape(_xml_safe(data), quote=False)}</aquatint:record>" if data else ""
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
+        ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:aquatint="urn:aquatint:1"'
+        f' xmp:CreatorTool="aquatint {__version__}" Iptc4xmpExt:DigitalSourceType="{MARK}">{inside}</rdf:Description>'
+        '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    )
+
+
+def _exif(text: str) -> Image.Exif:
+    exif = Image.Exif()
+    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
+    return exif
+
+
+def _user_comment(image: Image.Image) -> str | None:
+    """EXIF's UserComment: 8 bytes that name the encoding, then the text."""
+    comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+    if isinstance(comment, str):
+        comment = comment.encode("latin-1", errors="replace")
+    if not isinstance(comment, bytes) or len(comment) <= 8:
+        return None
+    name, body = comment[:8], comment[8:]
+    if name != b"UNICODE\0":
+        return body.decode("utf-8", errors="replace").strip("\0")
+    # Big-endian by custom; some programs write the other, and an infotext begins with a letter below U+0100.
+    little = body[1:2] == b"\0" and body[:1] != b"\0"
+    return body.decode("utf-16-le" if little else "utf-16-be", errors="replace")
+
+
+def _xml_safe(data: str) -> str:
+    """JSON text with the few letters that XML cannot hold written as JSON's escapes."""
+    return re.sub("[\x7f-\x9f\ufffe\uffff]", lambda match: f"\\u{ord(match.group()):04x}", data)

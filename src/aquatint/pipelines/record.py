@@ -1,0 +1,51 @@
+"""What a picture's bits follow from, as one value: the request, the weights, and how it was computed."""
+
+from dataclasses import dataclass, fields
+
+from aquatint import __version__
+from aquatint.base import config
+from aquatint.base.errors import UserError
+from aquatint.base.runtime import Key
+from aquatint.pipelines.request import Request, Resolved
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which weights painted: a name for people, the sha256 of the weights ("" if unknown), and the family."""
+
+    name: str
+    digest: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that a picture's bits follow from: the request for it alone, the weights, and the reproduction key."""
+
+    aquatint: str
+    request: Request
+    model: Model
+    key: Key
+
+    @property
+    def seed(self) -> int:
+        """Of the one picture."""
+        return self.request.seeds[0]
+
+
+def record_of(request: Resolved, model: Model, key: Key) -> Record:
+    """The record of a picture that this version paints now."""
+    plain = Request(**{field.name: getattr(request, field.name) for field in fields(Request)})
+    return Record(__version__, plain, model, key)
+
+
+def record_from(text: str) -> Record:
+    """Our record from its JSON, strictly: what this version does not know is refused, never left out."""
+    try:
+        return config.from_json(Record, text)
+    except UserError as error:
+        raise UserError(
+            f"The picture's record cannot be read: {error.got}",
+            error.takes,
+            f"This is aquatint {__version__}; a newer one may know more.",
+        ) from None

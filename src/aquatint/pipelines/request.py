@@ -1,0 +1,206 @@
+"""What one may ask for: a Request is a value, checked when it is made, the same at every door."""
+
+import math
+import operator
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from typing import Any
+
+from aquatint.base import config
+from aquatint.base.errors import UserError, unknown
+from aquatint.diffusion.grids import GRIDS
+from aquatint.diffusion.samplers import SAMPLERS
+from aquatint.families import Family
+
+LONGEST_PROMPT = 6_000  # characters; what any of them needs in a JPEG's or WebP's metadata still fits its 64 KiB
+LARGEST_SIDE = 4_096  # pixels
+MOST_STEPS = 1_000
+MOST_PICTURES = 10_000
+MOST_GUIDANCE = 100.0
+LARGEST_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """A wish for pictures: one for each seed. What is None is left to the model's family.
+
+    prompt, negative   what to paint, and what to stay away from
+    width, height      pixels, multiples of 8
+    seeds              each 0 ... 2^64 - 1; the picture for a seed does not depend on the others
+    steps              how many times the net is asked (some samplers ask twice a step)
+    sampler, grid      how the noise is taken away, and at which levels: names in SAMPLERS and GRIDS
+    guidance           how much more than probable the prompt is to count (Ho & Salimans 2022); 1 is not at all more
+    rescale            how much of the contrast that guidance adds is taken back (Lin et al. 2023), 0 ... 1
+    eta                share of fresh noise a step, 0 ... 1, for samplers that take it
+
+    Raises UserError for a value out of range.
+    """
+
+    prompt: str
+    negative: str = ""
+    width: int | None = None
+    height: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    steps: int | None = None
+    sampler: str | None = None
+    grid: str | None = None
+    guidance: float | None = None
+    rescale: float | None = None
+    eta: float | None = None
+
+    def __post_init__(self) -> None:
+        checked = {
+            "prompt": _text("prompt", self.prompt),
+            "negative": _text("negative prompt", self.negative),
+            "width": _size("width", self.width),
+            "height": _size("height", self.height),
+            "seeds": _seeds(self.seeds),
+            "steps": None if self.steps is None else _whole("steps", self.steps, 1, MOST_STEPS),
+            "sampler": _name("sampler", self.sampler, SAMPLERS),
+            "grid": _name("grid", self.grid, GRIDS),
+            "guidance": _number("guidance", self.guidance, 0.0, MOST_GUIDANCE),
+            "rescale": _number("rescale", self.rescale, 0.0, 1.0),
+            "eta": _number("eta", self.eta, 0.0, 1.0),
+        }
+        if not self.prompt.strip():
+            raise UserError("The prompt is empty.", "A few words that say what to paint.")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def resolved(self, family: Family) -> "Resolved":
+        """The same request with the family's defaults where it said nothing; refuses what the family cannot do."""
+        given, usual = _given(self), family.defaults
+        name = self.sampler or usual.sampler
+        options = SAMPLERS[name].options
+        if self.eta is not None and "eta" not in options:
+            takers = sorted(taker for taker, sampler in SAMPLERS.items() if "eta" in sampler.options)
+            raise UserError(f'The sampler "{name}" takes no eta.', f"Samplers that do: {', '.join(takers)}.")
+        filled: dict[str, Any] = {
+            "width": usual.width,
+            "height": usual.height,
+            "steps": usual.steps,
+            "sampler": name,
+            "grid": usual_grid(family, name),
+            "guidance": usual.guidance,
+            "rescale": usual.rescale,
+            "eta": options.get("eta"),
+        }
+        result = Resolved(**(filled | given))
+        factor = family.autoencoder.factor
+        if result.width % factor or result.height % factor:
+            raise UserError(f"{result.width} x {result.height} pixels.", f"{family.name} takes multiples of {factor}.")
+        return result
+
+    def alone(self, seed: int) -> "Request":
+        """The request for the one picture of `seed`."""
+        return replace(self, seeds=(seed,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved(Request):
+    """A Request with nothing left open, as `Request.resolved` makes it (eta stays None where the sampler has none)."""
+
+    width: int
+    height: int
+    steps: int
+    sampler: str
+    grid: str
+    guidance: float
+    rescale: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert None not in (self.width, self.height, self.steps, self.sampler, self.grid, self.guidance, self.rescale)
+
+
+def usual_grid(family: Family, sampler: str) -> str:
+    """The grid that goes with a sampler: the family's own for its own sampler, else the one the sampler is known with.
+
+    A schedule that ends in pure noise has to begin there, which only some grids do: for those it is "trailing".
+    """
+    if sampler == family.defaults.sampler:
+        return family.defaults.grid
+    return "trailing" if family.schedule.zero_terminal else SAMPLERS[sampler].grid
+
+
+def from_words(words: dict[str, Any]) -> Request:
+    """A Request from plain data ({"prompt": ..., "steps": 20}), strictly: unknown fields are refused."""
+    return config.from_data(Request, words)
+
+
+def _given(request: Request) -> dict[str, Any]:
+    values = {field.name: getattr(request, field.name) for field in fields(Request)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"The {name} is {_shown(value)}.", "Text.")
+    if len(value) > LONGEST_PROMPT:
+        raise UserError(f"The {name} has {len(value):,} characters.", f"At most {LONGEST_PROMPT:,}.", "Say it shorter.")
+    for place, letter in enumerate(value, start=1):
+        if unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\t\n\r":
+            raise UserError(
+                f"The {name} has the character U+{ord(letter):04X} at place {place}.",
+                "Text in UTF-8 without control characters.",
+            )
+    return value
+
+
+def _size(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    number = _whole(name, value, 8, LARGEST_SIDE)
+    if number % 8:
+        below = number // 8 * 8
+        nearest = below if number - below < 4 or below + 8 > LARGEST_SIDE else below + 8
+        raise UserError(f"The {name} is {number}.", "A multiple of 8.", f"The nearest is {nearest}.")
+    return number
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise UserError(f"The seeds are {_shown(value)}.", "A list of whole numbers.", "seeds=(7,) is a list of one.")
+    seeds = tuple(islice(value, MOST_PICTURES + 1))
+    if not seeds:
+        raise UserError("There is no seed.", "One for each picture.")
+    if len(seeds) > MOST_PICTURES:
+        raise UserError(f"More than {MOST_PICTURES:,} seeds.", f"At most {MOST_PICTURES:,} pictures in one request.")
+    return tuple(_whole("seed", seed, 0, LARGEST_SEED) for seed in seeds)
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or not low <= number <= high:
+        raise UserError(f"{name} = {_shown(value)}.", f"A whole number from {low} to {high}.")
+    return number
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float | None:
+    if value is None:
+        return None
+    number = math.nan
+    if not isinstance(value, bool | str | bytes):
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+    if not low <= number <= high:
+        raise UserError(f"{name} = {_shown(value)}.", f"A number from {low:g} to {high:g}.")
+    return number + 0.0  # -0.0 and 0.0 are one value, and one picture
+
+
+def _name(kind: str, value: Any, known: Iterable[str]) -> str | None:
+    if value is None or (isinstance(value, str) and value in known):
+        return value
+    raise unknown(kind, str(value)[:80], known)
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

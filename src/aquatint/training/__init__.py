@@ -1,0 +1,1 @@
+"""Making nets: the loop, the objectives, the data."""

@@ -1,0 +1,1 @@
+"""What training eats: scenes that we render and caption ourselves."""

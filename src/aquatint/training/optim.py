@@ -1,0 +1,62 @@
+"""How weights move: AdamW over sensible groups, the learning rate's curve, and running averages of the weights."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from aquatint.training.recipe import Moment, Optim
+
+
+def adamw(module: nn.Module, settings: Optim) -> torch.optim.AdamW:
+    """AdamW over the module's trainable weights; weight decay on those with two dimensions or more only."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=settings.lr, betas=settings.betas, eps=settings.eps
+    )
+
+
+def rate(settings: Optim, moment: Moment) -> float:
+    """The learning rate: linear warm-up by steps, flat until `hold`, then a cosine to lr * final at the end."""
+    warm = min(1.0, (moment.step + 1) / max(1, settings.warmup))
+    past = max(0.0, moment.progress - settings.hold) / max(1e-9, 1.0 - settings.hold)
+    fall = settings.final + (1.0 - settings.final) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, past)))
+    return settings.lr * warm * fall
+
+
+def clip(gradients: Iterable[Tensor], limit: float) -> Tensor:
+    """Scale gradients in place to a global norm of at most `limit` (0: leave them); gives the norm before."""
+    gradients = list(gradients)
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    if limit:
+        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+class Average:
+    """Running average of a module's weights: shadow <- d shadow + (1 - d) weights, d = min(decay, (1 + n) / (10 + n)).
+
+    The shorter memory at the start (n steps so far) keeps the random first weights out.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.shadow = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Take the module's weights after its step number `step` in."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current = module.state_dict()
+        floats = [name for name, value in self.shadow.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.shadow[name] for name in floats], [current[name] for name in floats], 1.0 - decay)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from saved averages."""
+        for name, value in self.shadow.items():
+            value.copy_(tensors[name])

@@ -1,0 +1,101 @@
+"""What a training run is: an objective, its data, and how long; said by a Python function in recipes/."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from aquatint.base.noise import Noise
+
+Batch = Mapping[str, Any]  # tensors with one row a sample, and lists of texts
+
+
+class Moment(NamedTuple):
+    """Where a run stands: steps done, and the share of its length that is behind it (0 to 1)."""
+
+    step: int
+    progress: float
+
+
+class Share(NamedTuple):
+    """Which part of every global batch is ours: process `rank` of `world`."""
+
+    rank: int = 0
+    world: int = 1
+
+
+class Loss(NamedTuple):
+    """A number that one player wants small, with what is worth writing down about it."""
+
+    player: str
+    value: Tensor
+    logs: Mapping[str, float]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What is trained and what for.
+
+    `losses` yields one loss after another; the loop steps its player before it asks for the next, so that a critic
+    judges what the generator has just become. A player's gradient comes from its own losses and from nothing else.
+    """
+
+    @property
+    def players(self) -> Mapping[str, nn.Module]:
+        """Name -> module, of all that move."""
+        ...
+
+    def losses(self, batch: Batch, moment: Moment, noise: Noise) -> Iterator[Loss]:
+        """The losses of one batch, in the order in which their players move."""
+        ...
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW (Loshchilov & Hutter 2019) with a warm-up, a hold and a cosine descent.
+
+    lr         the peak; reached after `warmup` steps, held until `hold` (share of the run), then down to lr * final
+    decay      weight decay, on matrices and kernels only (never on biases, norms and embeddings of places)
+    clip       gradients are scaled to at most this global norm; 0 leaves them
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    decay: float = 0.01
+    warmup: int = 100
+    hold: float = 0.0
+    final: float = 0.05
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run lasts: by steps, or by minutes of training time (added up over interruptions)."""
+
+    steps: int = 0
+    minutes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run, whole. `batch` maps (moment, our share) to our part of that step's global batch, so data needs no state.
+
+    facts    JSON-able description of the run, written beside its results
+    watch    called as watch(moment, averaged players, folder) every `watch_minutes`: sheets, probes
+    """
+
+    name: str
+    seed: int
+    objective: Objective
+    batch: Callable[[Moment, Share], Batch]
+    length: Length
+    optim: Mapping[str, Optim]
+    averages: tuple[float, ...] = (0.999,)
+    batch_size: int = 32
+    log_steps: int = 50
+    save_minutes: float = 5.0
+    watch_minutes: float = 5.0
+    watch: Callable[[Moment, Mapping[str, nn.Module], Any], Mapping[str, float]] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)

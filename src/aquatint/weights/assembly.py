@@ -1,0 +1,205 @@
+"""What holds a diffusers folder together: model_index.json, the scheduler, and from all its JSON a family, and back."""
+
+from dataclasses import replace
+from typing import Any
+
+from aquatint.base.errors import UserError
+from aquatint.diffusion.schedule import ScheduleConfig
+from aquatint.families import SD15, Defaults, Family
+from aquatint.weights import description, folder
+from aquatint.weights.folder import Document, Fields
+
+# Which of our samplers a folder's scheduler stands for; None where we have none, and the family's default is kept.
+SCHEDULERS: dict[str, str | None] = {
+    "PNDMScheduler": "pndm",
+    "DDIMScheduler": "ddim",
+    "LMSDiscreteScheduler": "lms",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_a",
+    "HeunDiscreteScheduler": "heun",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "DDPMScheduler": None,
+    "DDIMParallelScheduler": None,
+    "DDPMParallelScheduler": None,
+    "DEISMultistepScheduler": None,
+    "UniPCMultistepScheduler": None,
+    "KDPM2DiscreteScheduler": None,
+    "KDPM2AncestralDiscreteScheduler": None,
+    "DPMSolverSinglestepScheduler": None,
+    "DPMSolverSDEScheduler": None,
+    "SASolverScheduler": None,
+    "LCMScheduler": None,
+    "TCDScheduler": None,
+}
+PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipelineLegacy",
+    "StableDiffusionPipelineSafe",
+)
+COMPONENTS = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "scheduler": tuple(SCHEDULERS),
+}
+SCHEDULES = {"scaled_linear": "scaled_linear", "linear": "linear", "squaredcos_cap_v2": "cosine"}
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}
+SPACINGS = ("leading", "trailing", "linspace")
+# Fields beyond these say how a scheduler steps. That is for the request to say here, so they are let pass.
+SCHEDULER = Fields(
+    "scheduler/scheduler_config.json",
+    tuple(SCHEDULERS),
+    fixed={"trained_betas": (None,)},
+    read={
+        "num_train_timesteps": 1000,
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "prediction_type": "epsilon",
+        "rescale_betas_zero_snr": False,
+        "timestep_spacing": "leading",
+        "skip_prk_steps": False,
+        "use_karras_sigmas": False,
+        "use_exponential_sigmas": False,
+    },
+    inert=frozenset(),
+    open=True,
+)
+
+
+def check_index(index: Document) -> None:
+    """Whether model_index.json describes a pipeline and components that are read here."""
+    kind = index.get("_class_name")
+    if kind not in PIPELINES:
+        raise UserError(f"model_index.json is for {str(kind)[:60]!r}.", f"Known: {', '.join(PIPELINES)}.")
+    for component, allowed in COMPONENTS.items():
+        row = index.get(component)
+        name = row[1] if isinstance(row, list) and len(row) == 2 else None
+        if name is not None and name not in allowed:
+            raise UserError(
+                f"model_index.json has {str(name)[:60]!r} for {component}.", f"Known: {', '.join(allowed)}."
+            )
+
+
+def family(documents: Document, pad: str) -> tuple[Family, list[str]]:
+    """The family that the folder's JSON describes, and what there is to say about it.
+
+    documents   "unet/config.json" and so on; the scheduler's may be missing
+    pad         how the folder's tokenizer fills up, "end" or "zero"
+    """
+    notes: list[str] = []
+    unet = folder.unet(documents["unet/config.json"])
+    autoencoder = folder.autoencoder(documents["vae/config.json"])
+    text = folder.text(documents["text_encoder/config.json"], pad)
+    scheduler = documents.get("scheduler/scheduler_config.json")
+    if scheduler is None:
+        notes.append("no scheduler_config.json: Stable Diffusion 1's schedule and epsilon are taken")
+        schedule, prediction, defaults = SD15.schedule, "epsilon", SD15.defaults
+    else:
+        schedule, prediction, defaults = _scheduler(scheduler, notes)
+    size = documents["unet/config.json"].get("sample_size")
+    if type(size) is int and 1 <= size * autoencoder.factor <= description.WIDEST and size * autoencoder.factor >= 8:
+        defaults = replace(defaults, width=size * autoencoder.factor, height=size * autoencoder.factor)
+    made = Family("custom", unet, autoencoder, text, schedule, prediction, defaults)
+    return description.known(description.check(made)), notes
+
+
+def _scheduler(document: Document, notes: list[str]) -> tuple[ScheduleConfig, str, Defaults]:
+    values = SCHEDULER.values(document)
+    for name, known in (("beta_schedule", SCHEDULES), ("prediction_type", PREDICTIONS)):
+        if not isinstance(values[name], str) or values[name] not in known:
+            raise UserError(
+                f"scheduler_config.json has {name} = {str(values[name])[:60]}.", f"Known: {', '.join(known)}."
+            )
+    schedule = ScheduleConfig(
+        kind=SCHEDULES[values["beta_schedule"]],
+        start=SCHEDULER.number(values, "beta_start"),
+        end=SCHEDULER.number(values, "beta_end"),
+        steps=SCHEDULER.whole(values, "num_train_timesteps") or 0,
+        zero_terminal=values["rescale_betas_zero_snr"] is True,
+    )
+    kind = document.get("_class_name", "PNDMScheduler")
+    sampler = SCHEDULERS[kind]
+    if sampler is None:
+        notes.append(f"{kind} has no sampler of the same kind here: {SD15.defaults.sampler} is the default")
+        sampler = SD15.defaults.sampler
+    if kind == "PNDMScheduler" and values["skip_prk_steps"] is True:
+        sampler = "plms"
+    grid = values["timestep_spacing"] if values["timestep_spacing"] in SPACINGS else "leading"
+    for name in ("karras", "exponential"):
+        grid = name if values[f"use_{name}_sigmas"] is True else grid
+    return schedule, PREDICTIONS[values["prediction_type"]], replace(SD15.defaults, sampler=sampler, grid=grid)
+
+
+def documents(made: Family) -> dict[str, dict[str, Any]]:
+    """All JSON of the folder for a family, by file name; a UserError where the layout has no words for it."""
+    if reason := unsayable(made):
+        raise UserError(
+            f"{made.name} cannot be written as a diffusers folder: {reason}.", "", "Write the native format."
+        )
+    size = made.defaults.width // made.autoencoder.factor
+    classes = {
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", (scheduler := scheduler_document(made))["_class_name"]],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    inpaints = made.unet.channels_in == 2 * made.autoencoder.latents + 1
+    pipeline = "StableDiffusionInpaintPipeline" if inpaints else "StableDiffusionPipeline"
+    head = {"_class_name": pipeline, "_diffusers_version": folder.VERSION, "requires_safety_checker": False}
+    return {
+        "model_index.json": dict(sorted({**head, **classes}.items())),
+        "unet/config.json": folder.unet_document(made.unet, size),
+        "vae/config.json": folder.autoencoder_document(made.autoencoder, made.defaults.width),
+        "text_encoder/config.json": folder.text_document(made.text),
+        "scheduler/scheduler_config.json": scheduler,
+    }
+
+
+def unsayable(made: Family) -> str:
+    """What a diffusers folder, or a single file without our description, cannot say of a family; empty if nothing."""
+    unet, autoencoder = made.unet, made.autoencoder
+    if autoencoder.encoder != autoencoder.decoder:
+        return "its autoencoder's encoder and decoder have different widths"
+    if not (autoencoder.groups and unet.groups):
+        return "it has blocks without norms"
+    if not unet.middle or (unet.stages[-1].depth and unet.stages[-1].depth != unet.middle):
+        return "its middle has another number of transformer layers than its last stage"
+    if made.text.projection:
+        return "its text encoder ends in a projection"
+    return ""
+
+
+def scheduler_document(made: Family) -> dict[str, Any]:
+    """scheduler_config.json: the scheduler of the default sampler, or DDIM's where that one lacks what is needed."""
+    schedule, defaults = made.schedule, made.defaults
+    names = {sampler: kind for kind, sampler in SCHEDULERS.items() if sampler} | {"plms": "PNDMScheduler"}
+    kind = names.get(defaults.sampler, "DDIMScheduler")
+    if schedule.zero_terminal or made.prediction == "sample":
+        kind = "DDIMScheduler"
+    values: dict[str, Any] = {
+        "_class_name": kind,
+        "_diffusers_version": folder.VERSION,
+        "num_train_timesteps": schedule.steps,
+        "beta_start": schedule.start,
+        "beta_end": schedule.end,
+        "beta_schedule": {ours: theirs for theirs, ours in SCHEDULES.items()}[schedule.kind],
+        "prediction_type": {ours: theirs for theirs, ours in PREDICTIONS.items()}[made.prediction],
+        "timestep_spacing": defaults.grid if defaults.grid in SPACINGS else "leading",
+        "trained_betas": None,
+        "steps_offset": 1,
+    }
+    if kind == "PNDMScheduler":
+        values |= {"set_alpha_to_one": False, "skip_prk_steps": defaults.sampler == "plms"}
+    elif kind == "DDIMScheduler":
+        values |= {"set_alpha_to_one": False, "clip_sample": False, "rescale_betas_zero_snr": schedule.zero_terminal}
+    elif defaults.grid in ("karras", "exponential"):
+        values[f"use_{defaults.grid}_sigmas"] = True
+    return dict(sorted(values.items()))

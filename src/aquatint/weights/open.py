@@ -1,0 +1,229 @@
+"""Opening a model: from a path, a file, a name on the hub, or the one that is carried, to three nets and a tokenizer.
+
+The nets are built without memory and given tensors that are views of the mapped file, so a float32 model is never
+copied; weights in other formats are cast tensor by tensor. Every tensor is read once on the way: a value that is not
+finite is an error that names its tensor, and the sum over all of them is the model's digest.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from aquatint.base import files
+from aquatint.base.errors import UserError
+from aquatint.families import Family
+from aquatint.nets.autoencoder import Autoencoder
+from aquatint.nets.text import TextEncoder
+from aquatint.nets.tokenizer import Tokenizer
+from aquatint.nets.unet import UNet
+from aquatint.weights import description, hub, keymap, plan, store
+from aquatint.weights.checks import DTYPES, check_finite, finite, sha256
+from aquatint.weights.keymap import Pair, config_of
+from aquatint.weights.plan import Found, Plan
+
+POCKET = "pocket"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model in memory. Its nets are in eval mode and ask for no gradients; who trains them turns both on.
+
+    digest     sha256 of the float32 values under our names and of the family: the same in every format
+    notes      what was assumed or left over      metadata   the texts that came with the weights (modelspec.*)
+    """
+
+    family: Family
+    unet: UNet
+    autoencoder: Autoencoder
+    text: TextEncoder
+    tokenizer: Tokenizer
+    name: str
+    digest: str
+    notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_model(
+    source: str | Path | None = None,
+    *,
+    ema: str = "ignore",
+    variant: str | None = None,
+    revision: str | None = None,
+    prediction: str | None = None,
+    tokenizer: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Opened:
+    """The model at a path or on the hub ("owner/name"); None opens the one that comes with aquatint.
+
+    ema         "prefer" takes the U-Net's averaged weights where a single file has them
+    variant     which weights of a folder ("fp16")       revision   which commit, tag or branch on the hub
+    prediction  "epsilon", "v" or "sample", where the model does not say it, or says it wrongly
+    tokenizer   a folder; else the one beside the model, else CLIP's own, which is carried
+    dtype       what the nets compute in
+
+    Raises UserError for everything that is wrong with what is there.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"{dtype} is no number format for the nets.", f"One of {', '.join(map(str, DTYPES))}.")
+    with _located(source, revision, variant) as (path, name):
+        found = plan.demand(
+            plan.find(path, source=name, ema=ema, variant=variant, prediction=prediction),
+        )
+        words, note = _tokenizer(path, found.plan.family, tokenizer)
+        nets, digest = _nets(found, dtype)
+    notes = [*found.plan.notes, *note, *_damage(found, digest)]
+    notes += [f"left over: {len(names)} ({reason})" for reason, names in found.plan.left_over.items()]
+    return Opened(
+        family=found.plan.family,
+        unet=cast(UNet, nets["unet"]),
+        autoencoder=cast(Autoencoder, nets["autoencoder"]),
+        text=cast(TextEncoder, nets["text"]),
+        tokenizer=words,
+        name=name,
+        digest=digest,
+        notes=tuple(notes),
+        metadata=found.plan.metadata,
+    )
+
+
+def inspect(
+    source: str | Path | None = None,
+    *,
+    ema: str = "ignore",
+    variant: str | None = None,
+    revision: str | None = None,
+    prediction: str | None = None,
+) -> Plan:
+    """What `open_model` would find, without reading weights (but for one bias where only that tells v from epsilon)."""
+    with _located(source, revision, variant) as (path, name):
+        return plan.find(path, source=name, ema=ema, variant=variant, prediction=prediction).plan
+
+
+@contextmanager
+def _located(source: str | Path | None, revision: str | None, variant: str | None) -> Iterator[tuple[Path, str]]:
+    """(a path that exists, the model's name): the carried model, a file or folder here, or a snapshot from the hub."""
+    if source is None:
+        with resources.as_file(resources.files("aquatint.weights") / POCKET) as path:
+            if not store.variants(path, "model"):
+                raise UserError("This aquatint carries no model.", "", "Name one: a path, a file or a hub id.")
+            yield path, POCKET
+        return
+    text = os.fspath(source)
+    with files.telling(text[:200], "read"):
+        path = Path(text).expanduser()
+        here = path.exists()
+        parent = path.parent.is_dir()
+    if here and not text.startswith(hub.PREFIX):
+        yield path.resolve(), path.name or text
+        return
+    if isinstance(source, Path) or not hub.is_name(text):
+        raise UserError(
+            f'There is nothing at "{text[:200]}".',
+            "A file or folder, or the name of a repository on the hub (owner/name).",
+            "Check the path.",
+        )
+    if parent and not text.startswith(hub.PREFIX):
+        raise UserError(
+            f'"{text}" may be meant for the hub, or for the folder "{path.parent}", which holds no "{path.name}".',
+            "A file or folder that is there, or a name that is not also a path.",
+            f'Write "{hub.PREFIX}{text}" for the hub.',
+        )
+    yield hub.fetch(text, revision=revision, variant=variant), text.removeprefix(hub.PREFIX)
+
+
+def _tokenizer(path: Path, family: Family, given: str | Path | None) -> tuple[Tokenizer, list[str]]:
+    """The tokenizer for a model, and where it came from: as named, else beside the model, else CLIP's own."""
+    wanted, pad = family.text.vocabulary, family.text.pad
+    if given is not None:
+        made = Tokenizer.from_folder(Path(given).expanduser(), pad=pad)
+        if made.vocabulary != wanted:
+            raise UserError(
+                f'The tokenizer in "{given}" has {made.vocabulary} tokens, and the text encoder {wanted}.',
+                "A tokenizer that belongs to the model.",
+            )
+        return made, [f"tokenizer: {given}"]
+    notes: list[str] = []
+    root = path if path.is_dir() else path.parent
+    beside = [root / "tokenizer", root] if path.is_dir() else [path.with_suffix(".tokenizer"), root / "tokenizer", root]
+    for folder in beside:
+        if (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file():
+            for name in TOKENIZER_FILES:
+                store.inside(root, os.path.relpath(folder / name, root))
+            made = Tokenizer.from_folder(folder, pad=pad)
+            if made.vocabulary == wanted:
+                return made, [*notes, f"tokenizer: {folder.name} beside the weights"]
+            notes.append(f"the tokenizer in {folder.name} has {made.vocabulary} tokens, not {wanted}: not taken")
+    made = Tokenizer.packaged(pad=pad)
+    if made.vocabulary != wanted:
+        raise UserError(
+            f'"{path}" has a text encoder for {wanted} tokens, and no tokenizer of that size lies beside it.',
+            "A tokenizer that belongs to the model.",
+            "Give its folder with --tokenizer.",
+        )
+    return made, [*notes, "tokenizer: CLIP's own"]
+
+
+def _nets(found: Found, dtype: torch.dtype) -> tuple[dict[str, torch.nn.Module], str]:
+    """The three nets with their weights, and the model's digest."""
+    sums: list[tuple[str, str]] = []
+    nets: dict[str, torch.nn.Module] = {}
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for part, pairs in found.pairs.items():
+            state: dict[str, Tensor] = {}
+            for tensors, hashes in pool.map(lambda pair: _take(found, pair, dtype), pairs):
+                state |= tensors
+                sums += [(f"{part}.{name}", sha) for name, sha in hashes.items()]
+            net = keymap.empty(config_of(found.plan.family, part))
+            net.load_state_dict(state, strict=True, assign=True)
+            nets[part] = net.eval().requires_grad_(False)
+    return nets, description.digest(found.plan.family, sums)
+
+
+def _take(found: Found, pair: Pair, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of ours in one of theirs, cast, and the sha256 of each one's float32 values."""
+    stored = found.held.tensor(pair.theirs)
+    made, hashes = {}, {}
+    for name, tensor in zip(pair.ours, pair.turn.take(stored), strict=True):
+        exact = tensor.to(torch.float32).contiguous()
+        cast_ = exact.to(dtype)
+        check_finite(exact, f'"{found.plan.source}": tensor {pair.theirs}')
+        if cast_ is not exact and not finite(cast_):
+            raise UserError(
+                f'"{found.plan.source}": tensor {pair.theirs} has values too large for {dtype}.', "", "Use float32."
+            )
+        made[name], hashes[name] = cast_, sha256(exact)
+    if stored.dtype != dtype:
+        found.held.release(pair.theirs)  # its pages would otherwise count as a second copy
+    return made, hashes
+
+
+def _damage(found: Found, digest: str) -> Sequence[str]:
+    """Whether the weights are still those that the header was written for: an error if we wrote it, else a note."""
+    metadata = found.held.metadata
+    if description.KEY in metadata:
+        family, promised = description.described(metadata[description.KEY])
+        ours = found.plan.family == family and not found.averaged
+        if ours and promised != digest:
+            raise UserError(
+                f'"{found.plan.source}" is damaged: its weights are not those that it was saved with '
+                f"(digest {digest[:10]}, not {promised[:10]}).",
+                "",
+                "Fetch or save it again.",
+            )
+        return ()
+    promised = metadata.get("modelspec.hash_sha256", "").lower().removeprefix("0x")
+    if promised and len(found.held.files) == 1:
+        actual = hashlib.sha256(found.held.files[0].data()).hexdigest()
+        if actual != promised:
+            return ["its header's hash is not that of its tensors: they were changed after it was written, or damaged"]
+    return ()

@@ -1,0 +1,25 @@
+"""Requests of every kind, for hypothesis."""
+
+from hypothesis import strategies as st
+
+from aquatint.diffusion.grids import GRIDS
+from aquatint.diffusion.samplers import SAMPLERS
+from aquatint.pipelines.request import Request
+
+texts = st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("\n\t\r,:\"'\\&<>{}()"), max_size=60)
+sides = st.none() | st.integers(1, 512).map(lambda n: 8 * n)
+unit = st.none() | st.floats(0, 1)
+requests = st.builds(
+    Request,
+    prompt=texts.filter(lambda text: bool(text.strip())),
+    negative=texts,
+    width=sides,
+    height=sides,
+    seeds=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5).map(tuple),
+    steps=st.none() | st.integers(1, 1000),
+    sampler=st.none() | st.sampled_from(sorted(SAMPLERS)),
+    grid=st.none() | st.sampled_from(sorted(GRIDS)),
+    guidance=st.none() | st.floats(0, 100),
+    rescale=unit,
+    eta=unit,
+)

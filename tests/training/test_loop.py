@@ -1,0 +1,148 @@
+"""The loop on small things: it learns, it goes on to the bit, it stops on nonsense, it works with company."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from aquatint.base.errors import UserError
+from aquatint.base.noise import Noise
+from aquatint.diffusion.schedule import NoiseSchedule
+from aquatint.families import TINY
+from aquatint.nets.text import TextEncoder
+from aquatint.nets.unet import UNet
+from aquatint.training.loop import Run, train
+from aquatint.training.objectives.diffusion import Aim, Denoising
+from aquatint.training.recipe import Batch, Length, Loss, Moment, Optim, Recipe, Share
+from aquatint.training.start import start
+from aquatint.training.state import checkpoints, read
+
+
+def tiny(steps: int, seed: int = 3, **changes: object) -> Recipe:
+    """TINY's U-Net learning four fixed latents by heart."""
+    unet, text = UNet(TINY.unet), TextEncoder(TINY.text)
+    start(unet, seed)
+    start(text, seed)
+    latents = Noise([seed] * 4, range(4)).normal((4, 8, 8))
+    ids = Noise([seed] * 4, range(4)).integers((77,), 1000, draw=1)
+
+    def batch(moment: Moment, share: Share) -> Batch:
+        own = slice(share.rank * 4 // share.world, (share.rank + 1) * 4 // share.world)
+        return {"latents": latents[own], "ids": ids[own]}
+
+    objective = Denoising(unet, text, NoiseSchedule(TINY.schedule), Aim("epsilon"))
+    settings: dict[str, object] = {"averages": (0.9, 0.99), "batch_size": 4, "log_steps": 5}
+    return Recipe(
+        "tiny", seed, objective, batch, Length(steps=steps), {"unet": Optim(lr=3e-3, warmup=5)}, **(settings | changes)
+    )  # fmt: skip
+
+
+def logged(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    train(tiny(60), tmp_path)
+    lines = logged(tmp_path)
+    early, late = (sum(line["unet/loss"] for line in part) / 4 for part in (lines[:4], lines[-4:]))
+    assert late < 0.8 * early
+    assert checkpoints(tmp_path)[-1].name == "step-00000060.safetensors"
+
+
+def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path: Path) -> None:
+    train(tiny(12), tmp_path / "whole")
+    cut = Run(tiny(12), tmp_path / "cut")
+    (tmp_path / "cut").mkdir()
+    for _ in range(5):
+        cut.take_step(cut.moment)
+    cut.save()
+    train(tiny(12), tmp_path / "cut")
+    (_, whole), (_, resumed) = (read(checkpoints(tmp_path / name)[-1]) for name in ("whole", "cut"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    train(tiny(12, seed=4), tmp_path / "other")  # the control: another seed must differ, or the test is blind
+    (_, other) = read(checkpoints(tmp_path / "other")[-1])
+    assert not all(torch.equal(whole[key], other[key]) for key in whole)
+
+
+def test_old_checkpoints_go_and_two_stay(tmp_path: Path) -> None:
+    run = Run(tiny(9), tmp_path)
+    for _ in range(4):
+        run.take_step(run.moment)
+        run.save()
+    assert [path.stem for path in checkpoints(tmp_path)] == ["step-00000003", "step-00000004"]
+
+
+class TwoPlayers:
+    """a wants to meet b, b wants to flee: each loss has a gradient for both players."""
+
+    def __init__(self) -> None:
+        self.players = {"a": nn.Linear(1, 1, bias=False), "b": nn.Linear(1, 1, bias=False)}
+
+    def losses(self, batch: Batch, moment: Moment, noise: Noise) -> Iterator[Loss]:
+        a, b = (player.weight for player in self.players.values())
+        yield Loss("a", (a - b).square().sum(), {})
+        self.seen = a.item()
+        yield Loss("b", -(a - b).square().sum(), {})
+
+
+def test_a_loss_moves_its_player_and_no_other(tmp_path: Path) -> None:
+    objective = TwoPlayers()
+    with torch.no_grad():
+        objective.players["a"].weight.fill_(1.0)
+        objective.players["b"].weight.fill_(0.0)
+    optim = {"a": Optim(lr=0.1, warmup=1, decay=0.0), "b": Optim(lr=1e-12, warmup=1, decay=0.0)}
+    run = Run(Recipe("two", 0, objective, lambda m, s: {}, Length(steps=9), optim, batch_size=1), tmp_path)
+    run.take_step(run.moment)
+    assert objective.players["a"].weight.item() == pytest.approx(0.9, abs=1e-6)
+    assert objective.seen == pytest.approx(0.9, abs=1e-6), "a had moved before b's loss was asked for"
+    assert objective.players["b"].weight.item() == pytest.approx(0.0, abs=1e-9)
+    assert all(p.weight.grad is None for p in objective.players.values())
+
+
+def test_three_steps_without_a_finite_gradient_end_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tiny(20)
+    weights = {key: value.clone() for key, value in recipe.objective.players["unet"].state_dict().items()}
+    latents = recipe.batch(Moment(0, 0.0), Share())["latents"]
+    latents[0, 0, 0, 0] = float("nan")
+    with pytest.raises(UserError, match="3 steps in a row"):
+        train(recipe, tmp_path)
+    assert "samples 0 to 3" in capsys.readouterr().err
+    after = recipe.objective.players["unet"].state_dict()
+    assert all(torch.equal(weights[key], after[key]) for key in weights)
+    assert not checkpoints(tmp_path)
+
+
+PAIR = """
+import sys, torch
+from pathlib import Path
+from aquatint.training import parallel
+parallel.join()
+torch.set_num_threads(1)
+from tests.training.test_alignment import recipe
+from aquatint.training.loop import train
+train(recipe(), Path(sys.argv[1]))
+"""
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    from tests.training.test_alignment import recipe
+
+    train(recipe(), tmp_path / "one")
+    root = Path(__file__).parents[2]
+    (tmp_path / "pair.py").write_text(PAIR)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(tmp_path / "pair.py"), str(tmp_path / "two")], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (_, one), (_, two) = (read(checkpoints(tmp_path / name)[-1]) for name in ("one", "two"))
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=2e-6, msg=lambda why, key=key: f"{key}: {why}")
