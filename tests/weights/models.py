@@ -1,6 +1,8 @@
 """Small random models of every family, for tests to save, damage and open."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -9,7 +11,9 @@ from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.text import TextEncoder
 from aquatint.nets.tokenizer import Tokenizer
 from aquatint.nets.unet import Stage, UNet
-from aquatint.weights import Opened
+from aquatint.weights import Opened, compvis, writer
+from aquatint.weights.keymap import PARTS, config_of, shapes
+from aquatint.weights.writer import Outgoing
 
 VOCABULARY = 600
 
@@ -40,6 +44,14 @@ POCKET_SMALL = replace(
     autoencoder=replace(POCKET.autoencoder, encoder=(4, 8, 16), decoder=(6, 8, 12)),
     text=replace(POCKET.text, width=32, projection=48),
 )
+# Widths from which shapes alone lead to the same family: 32 groups, 8 heads, 64 numbers a head in the text encoder.
+ODD = replace(
+    SD15,
+    name="custom",
+    unet=replace(SD15.unet, stages=(Stage(64, 8), Stage(128, 8, depth=0)), blocks=1, context=64),
+    autoencoder=replace(SD15.autoencoder, encoder=(32, 64), decoder=(32, 64), blocks=1),
+    text=replace(SD15.text, width=64, layers=2, heads=1),
+)
 EVERY = SMALL | {"POCKET": POCKET_SMALL}
 
 
@@ -67,3 +79,34 @@ def same_weights(one: Opened, two: Opened) -> bool:
         if not all(a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a):
             return False
     return True
+
+
+def single_file(family: Family, *, ema: bool = False, dtype: torch.dtype = torch.float32) -> list[Outgoing]:
+    """The tensors of an original single file for a family, as published: with all that trainers leave in it."""
+    rows = {}
+    for part in PARTS:
+        ours = shapes(config_of(family, part))
+        for pair in compvis.pairs(config_of(family, part)):
+            rows[pair.theirs] = pair.turn.shapes([ours[name] for name in pair.ours])[0]
+    rows |= {"betas": (1000,), "alphas_cumprod": (1000,), "sqrt_recipm1_alphas_cumprod": (1000,), "logvar": (1000,)}
+    if family.text.activation == "gelu":
+        last = f"{compvis.OPEN_CLIP}transformer.resblocks.{family.text.layers}."
+        rows |= {
+            last + name.rpartition("resblocks.0.")[2]: shape for name, shape in rows.items() if "resblocks.0." in name
+        }
+        rows |= {compvis.OPEN_CLIP + "text_projection": (family.text.width,) * 2, compvis.OPEN_CLIP + "logit_scale": ()}
+    else:
+        rows[compvis.HUGGING + "embeddings.position_ids"] = (1, 77)
+    if ema:
+        rows |= {compvis.averaged(name): shape for name, shape in rows.items() if name.startswith(compvis.UNET)}
+        rows |= {"model_ema.decay": (), "model_ema.num_updates": ()}
+    return [Outgoing(name, dtype, shape, lambda shape=shape: torch.zeros(shape)) for name, shape in rows.items()]  # type: ignore[misc]
+
+
+def sparse(path: Path, tensors: list[Outgoing], metadata: Mapping[str, str] | None = None) -> Path:
+    """A file of any size with a true head and no bytes on the disk behind it: every weight is 0."""
+    with open(path, "wb") as file:
+        head = writer.head(tensors, metadata or {})
+        file.write(head)
+        file.truncate(len(head) + sum(tensor.size for tensor in tensors))
+    return path

@@ -100,7 +100,7 @@ def test_truncated_files(single: Path) -> None:
 
 
 def drop(name: str) -> Callable[[dict[str, torch.Tensor]], None]:
-    return lambda tensors: tensors.pop(name) and None
+    return lambda tensors: tensors.__delitem__(name)
 
 
 def put(name: str, make: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, torch.Tensor]], None]:
@@ -149,7 +149,7 @@ OTHERS = {
     "a ControlNet": ["control_model.time_embed.0.weight"],
     "no model that is known": ["layers.0.weight"],
     "no text encoder": [IN, "first_stage_model.encoder.conv_in.weight"],
-    "has no tensor": [IN, "first_stage_model.a", "cond_stage_model.transformer.text_model.a"],
+    "does not attend to text": [IN, "first_stage_model.a", "cond_stage_model.transformer.text_model.a"],
 }
 
 
@@ -180,7 +180,8 @@ def test_folders_that_lack_a_part(part: str, folder: Path) -> None:
 def test_folders_that_hold_no_model(tmp_path: Path, single: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "holds no model" in refused(tmp_path / "empty")
-    assert "Did you mean" in refused(single.parent)
+    single.rename(tmp_path / "other.safetensors")
+    assert "Did you mean" in refused(tmp_path)
     (tmp_path / "pickles").mkdir()
     (tmp_path / "pickles/pytorch_model.bin").write_bytes(b"x")
     assert "only pickles" in refused(tmp_path / "pickles")
@@ -233,6 +234,13 @@ def test_links_that_lead_out(folder: Path, tmp_path: Path) -> None:
         assert "leads out of its folder" in refused(folder)
         (folder / name).unlink()
         shutil.move(outside, folder / name)
+    shutil.move(folder / "vae", tmp_path / "vae")
+    (folder / "vae").symlink_to(tmp_path / "vae")
+    assert "leads out of its folder" in refused(folder)
+    (folder / "vae").unlink()
+    shutil.move(tmp_path / "vae", folder / "vae")
+    os.mkfifo(folder / "pipe")
+    assert "a device, pipe or socket" in refused(folder / "pipe")
     (tmp_path / "alias").symlink_to(folder)  # the user's own link to the whole folder is theirs to make
     assert inspect(tmp_path / "alias").complete
 
@@ -366,6 +374,23 @@ def test_wrong_words(saved: Callable[[str], Path]) -> None:
     assert "holds no tokenizer" in refused(path, tokenizer=path.parent)
 
 
+def test_no_pickle_is_involved(saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With everything that unpickles or starts programs poisoned, good models open and bad ones are refused."""
+    open_model(saved("compvis"))  # whatever is loaded the first time
+
+    def poison(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a poisoned function was called")
+
+    for name in ("torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler", "os.system", "subprocess.Popen"):
+        monkeypatch.setattr(name, poison)
+    monkeypatch.setattr("importlib.import_module", poison)
+    for format in ("native", "diffusers", "compvis"):
+        open_model(saved(format))
+    for number, content in enumerate(CONTENTS):
+        (tmp_path / f"{number}.ckpt").write_bytes(content)
+        refused(tmp_path / f"{number}.ckpt")
+
+
 @pytest.fixture
 def watched() -> Iterator[list[tuple[str, str]]]:
     """What the process does meanwhile: files that it opens, modules that it loads, programs, connections."""
@@ -429,7 +454,7 @@ def test_mutated_files_never_do_worse_than_a_user_error(single: Path) -> None:
     start = 8 + int.from_bytes(data[:8], "little")
     rng = random.Random(3)
     outcomes = {"good": 0, "refused": 0}
-    for _ in range(100):
+    for _ in range(60):
         head = bytearray(data[8:start])
         for _ in range(rng.randint(1, 4)):
             head[rng.randrange(len(head))] = rng.choice(b'0123456789",:[]{}aF')
@@ -439,4 +464,4 @@ def test_mutated_files_never_do_worse_than_a_user_error(single: Path) -> None:
             outcomes["good"] += 1
         except UserError:
             outcomes["refused"] += 1
-    assert outcomes["refused"] > 50
+    assert outcomes["refused"] > 30

@@ -96,6 +96,8 @@ REFUSED = {
     "past the end": (file_of(changed("c", data_offsets=[26, 32]), 30), "missing"),
     "metadata of numbers": (file_of(GOOD | {"__metadata__": {"a": 1}}), "not texts"),
     "metadata a list": (file_of(GOOD | {"__metadata__": []}), "not texts"),
+    "millions of lists": (file_of(b'{"a":[' + b"[]," * 300_000 + b"1]}"), "more than 200,000"),
+    "millions of numbers": (file_of(b'{"a":[' + b"1," * 600_000 + b"1]}"), "more than 500,000"),
     "space first": (file_of(b" " + json.dumps(GOOD).encode()), "opening brace"),
 }
 

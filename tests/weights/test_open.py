@@ -167,11 +167,11 @@ def test_the_tokenizer_is_looked_for(tiny: Opened, saved: Callable[[str], Path],
     assert open_model(alone, tokenizer=tmp_path / "words").tokenizer.merges == tiny.tokenizer.merges
     random_model(SMALL["TINY"]).tokenizer.save(tmp_path / "tokenizer")  # a stranger's, of another size
     with pytest.raises(UserError, match="no tokenizer of that size"):
-        open_model(alone)
+        open_model(alone)  # it is passed over
     with pytest.raises(UserError, match="1024 tokens, and the text encoder 600"):
         open_model(alone, tokenizer=tmp_path / "tokenizer")
     shutil.copytree(tmp_path / "words", tmp_path / "alone.tokenizer")
-    assert "alone.tokenizer" in " ".join(open_model(alone).notes)
+    assert open_model(alone).tokenizer.merges == tiny.tokenizer.merges
 
 
 def test_an_inspection_reads_no_weights(saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,7 @@ Autoencode = Callable[[UInt8[np.ndarray, "n h w 3"]], UInt8[np.ndarray, "n h w 3
 SEED = 77_001  # of the detector's scenes; the model's and the prompts' are others
 MIX = {"single": 0.25, "placed": 0.35, "pair": 0.2, "count": 0.2}
 THINGS = {"subject": 0.5, "shape": 0.5}  # small shapes of like outline are what it learns last
-SCRAMBLED = (
-    0.4  # of the lessons with one subject (5 % of all) are shuffled: no object, or any blotch would pass for one
-)
+SCRAMBLED = 0.4  # of the lessons with one subject, 5 % of all, are shuffled: else any blotch would pass for a thing
 TILE = 16
 
 

@@ -32,7 +32,6 @@ C = TypeVar("C")
 class Shapes:
     """The shapes in one file, asked for by name."""
 
-    path: str
     table: Mapping[str, Shape]
 
     def side(self, name: str, axis: int) -> int:
@@ -40,7 +39,7 @@ class Shapes:
         shape = self.table.get(name)
         if shape is None or len(shape) <= axis:
             raise UserError(
-                f'"{self.path}" has no tensor "{name}" of at least {axis + 1} dimensions.',
+                f'there is no tensor "{name}" of at least {axis + 1} dimensions.',
                 "A whole Stable Diffusion 1 or 2 checkpoint.",
                 "Look at it with `aquatint inspect`.",
             )
@@ -56,7 +55,7 @@ class Shapes:
 
 def family(held: Held, said: str | None = None) -> tuple[Family, list[str]]:
     """The family of a single file without a description of ours, and what was assumed; `said` is what it predicts."""
-    shapes = Shapes(held.path.name, held.shapes())
+    shapes = Shapes(held.shapes())
     check_parts(shapes)
     notes: list[str] = []
     unet_, autoencoder_, text_ = unet(shapes), autoencoder(shapes), text(shapes)
@@ -86,7 +85,7 @@ def check_parts(shapes: Shapes) -> None:
     if lacking:
         kind = other_kind(shapes.table)
         raise UserError(
-            f'"{shapes.path}" holds no {" and no ".join(lacking)}{f": it is {kind}" if kind else ""}.',
+            f"it holds no {' and no '.join(lacking)}{f': it is {kind}' if kind else ''}.",
             "A Stable Diffusion 1 or 2 checkpoint with all its three nets.",
         )
 
@@ -136,10 +135,10 @@ def unet(shapes: Shapes) -> UNetConfig:
         number += 1
     stages.append((width, depth, blocks))
     if len({blocks for _, _, blocks in stages}) != 1:
-        raise UserError(f'"{shapes.path}" has a U-Net whose stages differ in blocks.', "As many in each.")
+        raise UserError("the U-Net's stages differ in blocks.", "As many in each.")
     inner = [name for name in shapes.table if name.startswith(UNET) and name.endswith(".0.attn2.to_k.weight")]
     if not inner:
-        raise UserError(f'"{shapes.path}" has a U-Net that does not attend to text.', "A text-to-image model.")
+        raise UserError("the U-Net does not attend to text.", "A text-to-image model.")
     enter = inner[0].replace("transformer_blocks.0.attn2.to_k.weight", "proj_in.weight")
     linear = len(shapes.table.get(enter, ())) == 2
     label = UNET + "label_emb.0.0.weight"

@@ -48,9 +48,7 @@ class Native:
     def family(self, held: Held, prediction: str | None) -> tuple[Family, list[str]]:
         """What the header describes."""
         if description.KEY not in held.metadata:
-            raise UserError(
-                f'"{held.path}" has the tensors of a native model and no description.', "", "Fetch it again."
-            )
+            raise UserError("it has the tensors of a native model and no description.", "", "Fetch it again.")
         return description.described(held.metadata[description.KEY])[0], []
 
     def pairs(self, family: Family, part: str, held: Held | None, *, ema: bool) -> list[Pair]:
@@ -159,6 +157,7 @@ def _diffusers_folder(path: Path, variant: str | None) -> Held:
     names += [f"tokenizer/{name}.json" for name in ("tokenizer_config", "special_tokens_map")]
     names += [f"{folder}/config.json" for folder in diffusers.FOLDERS.values()]
     for part, folder in diffusers.FOLDERS.items():
+        store.inside(path, folder)
         if not (path / folder / "config.json").exists():
             raise UserError(
                 f'"{path}" lacks {"" if (path / folder).is_dir() else "the folder "}{folder}'

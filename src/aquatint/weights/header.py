@@ -13,7 +13,8 @@ import torch
 
 LONGEST = 8 * 2**20  # bytes of JSON; Stable Diffusion XL has 2,500 tensors and needs 0.4 million
 RANK = 8
-COUNT = 100_000
+COUNT = 20_000
+SIGNS = ((b"[{", 200_000), (b",", 500_000))  # as many as a head may hold; parsing millions of them takes seconds
 DTYPES: dict[str, torch.dtype] = {  # in the order in which a file keeps them: widest first, so that all are aligned
     "U64": torch.uint64,
     "I64": torch.int64,
@@ -92,6 +93,9 @@ def parse(head: bytes, room: int) -> Header:
     """The checked head from its JSON bytes, for a file with `room` bytes after it; raises Malformed."""
     if not head.startswith(b"{"):
         raise Malformed("its head does not start with an opening brace")
+    for signs, most in SIGNS:
+        if sum(head.count(sign) for sign in signs) > most:
+            raise Malformed(f"its head has more than {most:,} of {signs.decode()}")
     try:
         data = json.loads(
             head.decode("utf-8"),

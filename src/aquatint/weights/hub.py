@@ -15,6 +15,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,
 NUMBER = "[0-9][0-9][0-9][0-9][0-9]"
 DOCUMENTS = (
     "model_index.json",
+    "manifest.json",
+    "vocabulary.json",
     "scheduler/scheduler_config.json",
     *(f"{folder}/config.json" for folder in diffusers.FOLDERS.values()),
     *(

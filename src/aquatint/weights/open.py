@@ -39,7 +39,8 @@ class Opened:
     """A model in memory. Its nets are in eval mode and ask for no gradients; who trains them turns both on.
 
     digest     sha256 of the float32 values under our names and of the family: the same in every format
-    notes      what was assumed or left over      metadata   the texts that came with the weights (modelspec.*)
+    notes      what was assumed, for the user to read; `inspect` tells the rest
+    metadata   the texts that came with the weights (modelspec.*)
     """
 
     family: Family
@@ -81,8 +82,6 @@ def open_model(
         )
         words, note = _tokenizer(path, found.plan.family, tokenizer)
         nets, digest = _nets(found, dtype)
-    notes = [*found.plan.notes, *note, *_damage(found, digest)]
-    notes += [f"left over: {len(names)} ({reason})" for reason, names in found.plan.left_over.items()]
     return Opened(
         family=found.plan.family,
         unet=cast(UNet, nets["unet"]),
@@ -91,7 +90,7 @@ def open_model(
         tokenizer=words,
         name=name,
         digest=digest,
-        notes=tuple(notes),
+        notes=(*found.plan.notes, *note, *_damage(found, digest)),
         metadata=found.plan.metadata,
     )
 
@@ -124,6 +123,12 @@ def _located(source: str | Path | None, revision: str | None, variant: str | Non
         here = path.exists()
         parent = path.parent.is_dir()
     if here and not text.startswith(hub.PREFIX):
+        if revision is not None:
+            raise UserError(
+                f'"{text}" is here, and what is here has no revision "{revision}".',
+                "A revision of a repository on the hub.",
+                f'Write "{hub.PREFIX}{text}" for the hub.' if hub.is_name(text) else "Leave it out.",
+            )
         yield path.resolve(), path.name or text
         return
     if isinstance(source, Path) or not hub.is_name(text):
@@ -142,7 +147,7 @@ def _located(source: str | Path | None, revision: str | None, variant: str | Non
 
 
 def _tokenizer(path: Path, family: Family, given: str | Path | None) -> tuple[Tokenizer, list[str]]:
-    """The tokenizer for a model, and where it came from: as named, else beside the model, else CLIP's own."""
+    """The tokenizer for a model, as named, else from beside the model, else CLIP's own; and what surprised."""
     wanted, pad = family.text.vocabulary, family.text.pad
     if given is not None:
         made = Tokenizer.from_folder(Path(given).expanduser(), pad=pad)
@@ -151,7 +156,7 @@ def _tokenizer(path: Path, family: Family, given: str | Path | None) -> tuple[To
                 f'The tokenizer in "{given}" has {made.vocabulary} tokens, and the text encoder {wanted}.',
                 "A tokenizer that belongs to the model.",
             )
-        return made, [f"tokenizer: {given}"]
+        return made, []
     notes: list[str] = []
     root = path if path.is_dir() else path.parent
     beside = [root / "tokenizer", root] if path.is_dir() else [path.with_suffix(".tokenizer"), root / "tokenizer", root]
@@ -161,7 +166,7 @@ def _tokenizer(path: Path, family: Family, given: str | Path | None) -> tuple[To
                 store.inside(root, os.path.relpath(folder / name, root))
             made = Tokenizer.from_folder(folder, pad=pad)
             if made.vocabulary == wanted:
-                return made, [*notes, f"tokenizer: {folder.name} beside the weights"]
+                return made, notes
             notes.append(f"the tokenizer in {folder.name} has {made.vocabulary} tokens, not {wanted}: not taken")
     made = Tokenizer.packaged(pad=pad)
     if made.vocabulary != wanted:
@@ -170,7 +175,9 @@ def _tokenizer(path: Path, family: Family, given: str | Path | None) -> tuple[To
             "A tokenizer that belongs to the model.",
             "Give its folder with --tokenizer.",
         )
-    return made, [*notes, "tokenizer: CLIP's own"]
+    if path.is_dir():
+        notes.append("the folder has no tokenizer: CLIP's own is taken")
+    return made, notes
 
 
 def _nets(found: Found, dtype: torch.dtype) -> tuple[dict[str, torch.nn.Module], str]:

@@ -130,6 +130,8 @@ def find(
         notes = [*notes, f"it says that it predicts {family.prediction}, and you say {prediction}"]
         family = description.known(replace(family, prediction=prediction))
     pairs = {part: format.pairs(family, part, held, ema=False) for part in PARTS}
+    if variant is not None and format.name != "diffusers":
+        notes = [*notes, f"only diffusers folders have variants; {variant} was not looked for"]
     if ema == "prefer":
         pairs["unet"], note = _averaged(format, family, held, pairs["unet"])
         notes = [*notes, note]

@@ -229,5 +229,12 @@ def _check_options(
         raise UserError("A single file has no shards.", "A shard size for a folder.", "Leave it out.")
     if shard_size is not None and shard_size < SMALLEST_SHARD:
         raise UserError(f"Shards of {shard_size} bytes.", f"At least {SMALLEST_SHARD}.")
-    if path.exists() and not (path.is_dir() and not single):
+    if path.exists() and (single or not path.is_dir()):
         raise files.Taken(path)
+    with files.telling(path, "written"):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise UserError(
+                f'"{path.parent}" is a file, and a folder is needed there.', "", "Check the path."
+            ) from None

@@ -45,7 +45,7 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with files.reading(path) as (file, size):
+        with files.reading(path, follow=False) as (file, size):  # callers resolve links, to see where they lead
             self.size = size
             self.header: Header = _header(path, file, size)
             # The descriptor that was checked is the one that is mapped; mmap keeps a copy of it.

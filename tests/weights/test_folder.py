@@ -1,0 +1,158 @@
+"""The documents of diffusers folders as they were published, and what stands in a request's defaults for them."""
+
+from typing import Any
+
+import pytest
+
+from aquatint.base.errors import UserError
+from aquatint.families import SD15, SD15_INPAINT, SD21, SD21_V
+from aquatint.weights import assembly, folder
+from aquatint.weights.diffusers import pairs
+from aquatint.weights.keymap import shapes
+
+CROSS_DOWN = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
+CROSS_UP = ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
+UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "_diffusers_version": "0.6.0",
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "center_input_sample": False,
+    "cross_attention_dim": 768,
+    "down_block_types": CROSS_DOWN,
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": CROSS_UP,
+}
+UNET21 = UNET | {
+    "_diffusers_version": "0.10.0.dev0",
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "dual_cross_attention": False,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "sample_size": 96,
+    "upcast_attention": True,
+    "use_linear_projection": True,
+}
+VAE = {
+    "_class_name": "AutoencoderKL",
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": 512,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+TEXT = {
+    "_name_or_path": "openai/clip-vit-large-patch14",
+    "architectures": ["CLIPTextModel"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 0,
+    "dropout": 0.0,
+    "eos_token_id": 2,
+    "hidden_act": "quick_gelu",
+    "hidden_size": 768,
+    "initializer_factor": 1.0,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 77,
+    "model_type": "clip_text_model",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pad_token_id": 1,
+    "torch_dtype": "float32",
+    "transformers_version": "4.22.0.dev0",
+    "vocab_size": 49408,
+}
+TEXT21 = TEXT | {
+    "hidden_act": "gelu",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 23,
+    "projection_dim": 512,
+}
+PNDM = {
+    "_class_name": "PNDMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+DDIM = PNDM | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
+
+
+def documents(unet: dict[str, Any], text: dict[str, Any], scheduler: dict[str, Any] | None) -> dict[str, Any]:
+    made = {"unet/config.json": unet, "vae/config.json": VAE, "text_encoder/config.json": text}
+    return made | ({} if scheduler is None else {"scheduler/scheduler_config.json": scheduler})
+
+
+@pytest.mark.parametrize(
+    ("row", "unet", "text", "scheduler", "pad", "sampler"),
+    [
+        (SD15, UNET, TEXT, PNDM, "end", "plms"),
+        (SD15_INPAINT, UNET | {"in_channels": 9}, TEXT, DDIM | {"prediction_type": "epsilon"}, "end", "ddim"),
+        (SD21, UNET21 | {"sample_size": 64}, TEXT21, PNDM, "zero", "plms"),
+        (SD21_V, UNET21, TEXT21, DDIM, "zero", "ddim"),
+    ],
+    ids=["SD15", "SD15_INPAINT", "SD21", "SD21_V"],
+)
+def test_published_folders(
+    row: Any, unet: dict[str, Any], text: dict[str, Any], scheduler: dict[str, Any], pad: str, sampler: str
+) -> None:
+    family, notes = assembly.family(documents(unet, text, scheduler), pad)
+    assert (family.name, family.unet, family.autoencoder, family.text) == (
+        row.name,
+        row.unet,
+        row.autoencoder,
+        row.text,
+    )
+    assert (family.schedule, family.prediction) == (row.schedule, row.prediction)
+    assert (family.defaults.width, family.defaults.height) == (row.defaults.width, row.defaults.height)
+    assert family.defaults.sampler == sampler
+    assert notes == []
+
+
+def test_notes_tell_what_was_assumed() -> None:
+    family, notes = assembly.family(documents(UNET, TEXT, None), "end")
+    assert family == SD15
+    assert "no scheduler_config.json" in notes[0]
+    family, notes = assembly.family(documents(UNET, TEXT, PNDM | {"_class_name": "UniPCMultistepScheduler"}), "end")
+    assert family.defaults.sampler == "plms"
+    assert "UniPCMultistepScheduler has no sampler of the same kind here" in notes[0]
+
+
+def test_a_net_that_takes_a_vector() -> None:
+    """A projected class embedding, as in Stable Diffusion 2's unCLIP, is our `vector`."""
+    config = folder.unet(UNET | {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 96})
+    assert config.vector == 96
+    names = {pair.theirs: pair.ours for pair in pairs(config)}
+    assert names["class_embedding.linear_1.weight"] == ("vector.enter.weight",)
+    assert shapes(config)["vector.enter.weight"] == (1280, 96)
+    assert folder.unet(folder.unet_document(config, 64)) == config
+
+
+@pytest.mark.parametrize("kind", ["text_time", "text", "image"])
+def test_conditions_that_are_not_read_are_refused(kind: str) -> None:
+    with pytest.raises(UserError, match="addition_embed_type"):
+        folder.unet(UNET | {"addition_embed_type": kind})
