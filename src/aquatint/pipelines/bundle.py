@@ -1,10 +1,8 @@
 """A Bundle: the three networks, their tokenizer and their family, ready to paint."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from aquatint import weights
-from aquatint.base import files, images, runtime
+from aquatint.base import images, runtime
 from aquatint.base.errors import UserError
 from aquatint.diffusion.denoisers import Conditioning
 from aquatint.engines import plain
@@ -27,7 +25,6 @@ from aquatint.pipelines.picture import Picture
 from aquatint.pipelines.preview import Preview, fit
 from aquatint.pipelines.record import Model
 from aquatint.pipelines.request import Request
-from aquatint.pipelines.vocabulary import FILE as VOCABULARY
 from aquatint.pipelines.vocabulary import Vocabulary
 
 
@@ -171,7 +168,7 @@ def load(
         device=where,
         dtype=kind,
         threads=count,
-        vocabulary=_vocabulary(source),
+        vocabulary=Vocabulary.from_json(opened.vocabulary) if opened.vocabulary else None,
         notes=opened.notes,
         texts=opened.metadata,
     )
@@ -183,19 +180,6 @@ def save(bundle: Bundle, path: str | Path, format: str = "native", **options: An
     options   of weights.save: dtype, variant, shard_size. A vocabulary goes into a native folder only.
     """
     parts = (bundle.family, bundle.unet, bundle.autoencoder, bundle.text, bundle.tokenizer)
-    opened = weights.Opened(*parts, bundle.name, bundle.digest, bundle.notes, bundle.texts)
-    written = weights.save(opened, path, format, **options)
-    if bundle.vocabulary is not None and format == "native" and written.is_dir():
-        files.write(written / VOCABULARY, bundle.vocabulary.to_json())
-    return written
-
-
-def _vocabulary(source: str | Path | None) -> Vocabulary | None:
-    """The word list beside a model, if there is one."""
-    with ExitStack() as stack:
-        if source is None:
-            carried = resources.files("aquatint.weights") / weights.open.POCKET / VOCABULARY
-            path = stack.enter_context(resources.as_file(carried))
-        else:
-            path = Path(source).expanduser() / VOCABULARY
-        return Vocabulary.from_json(files.read_text(path)) if path.is_file() else None
+    known = bundle.vocabulary.to_json() if bundle.vocabulary else ""
+    opened = weights.Opened(*parts, bundle.name, bundle.digest, bundle.notes, bundle.texts, known)
+    return weights.save(opened, path, format, **options)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from aquatint.base import config
 
-FILE = "vocabulary.json"  # beside the weights
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+")
 _SILENT = frozenset(
     [

@@ -31,6 +31,7 @@ from aquatint.weights.keymap import Pair, config_of
 from aquatint.weights.plan import Found, Plan
 
 POCKET = "pocket"
+VOCABULARY = "vocabulary.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -52,6 +53,7 @@ class Opened:
     digest: str
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    vocabulary: str = ""
 
 
 def open_model(
@@ -82,6 +84,7 @@ def open_model(
         )
         words, note = _tokenizer(path, found.plan.family, tokenizer)
         nets, digest = _nets(found, dtype)
+        known = files.read_text(path / VOCABULARY) if (path / VOCABULARY).is_file() else ""
     return Opened(
         family=found.plan.family,
         unet=cast(UNet, nets["unet"]),
@@ -92,6 +95,7 @@ def open_model(
         digest=digest,
         notes=(*found.plan.notes, *note, *_damage(found, digest)),
         metadata=found.plan.metadata,
+        vocabulary=known,
     )
 
 

@@ -23,7 +23,7 @@ from aquatint.weights import assembly, description, diffusers, writer
 from aquatint.weights.checks import DTYPES, check_finite, sha256
 from aquatint.weights.formats import FORMATS, STEMS, Format
 from aquatint.weights.keymap import PARTS, Pair, config_of, shapes
-from aquatint.weights.open import Opened
+from aquatint.weights.open import VOCABULARY, Opened
 from aquatint.weights.store import INDEX, SUFFIX
 from aquatint.weights.writer import Outgoing
 
@@ -147,6 +147,8 @@ def _save_native(
     with files.building(path) as build:
         _write_shards(build, "", "model", "", tensors, metadata, shard_size)
         _write_tokenizer(build, opened.tokenizer)
+        if opened.vocabulary:
+            build.write(VOCABULARY, opened.vocabulary)
 
 
 def _save_single(opened: Opened, path: Path, tensors: list[Outgoing], metadata: dict[str, str]) -> None:
