@@ -1,13 +1,13 @@
 """The carried model, through the door that everybody takes: it paints what was asked for, and not something else."""
 
 import numpy as np
+from benchmarks.scores import DETECTOR
 
 import aquatint
 from aquatint.evaluation.detector import Detector
 from aquatint.evaluation.prompts import prompts
 from aquatint.evaluation.runs import crossed, score
 from aquatint.training.data.world import SMALL
-from benchmarks.scores import DETECTOR
 
 
 def test_the_carried_model_paints_what_was_asked_for() -> None:

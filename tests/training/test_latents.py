@@ -3,17 +3,20 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from aquatint.base.noise import POSTERIOR, Noise
 from aquatint.families import TINY
 from aquatint.nets.autoencoder import Autoencoder
 from aquatint.training.data.latents import Latents, encode, pixels
+from aquatint.training.data.render import has_font
 from aquatint.training.data.stream import Stream
 from aquatint.training.data.world import SMALL
 from aquatint.training.start import start
 
 
+@pytest.mark.skipif(not has_font(), reason="scenes are drawn with fonts-noto-color-emoji")
 def test_scenes_are_encoded_scaled_saved_and_drawn(tmp_path: Path) -> None:
     net = Autoencoder(replace(TINY.autoencoder, scale=2.0, shift=0.25))
     start(net, 3)
