@@ -7,7 +7,7 @@ words            0   tokenizer: BPE of 1,024 entries from captions of the world
 alignment       12   text encoder and image tower by contrast; `right` near 0.7 (batch of 64, half of them look-alikes)
 autoencoder     22   KL autoencoder with perception and a patch critic; PSNR on held-out scenes near 29 dB
 latents          5   60,000 scenes encoded once
-unet           120   U-Net and text encoder, v-prediction; the gap between right and wrong words opens within 15 minutes
+unet            90   U-Net and text encoder, v-prediction; the gap between right and wrong words opens within 15 minutes
 export           0   the weights as the package carries them: float16 in aquatint's native format
 
 Every stage goes on from its last checkpoint when it is started again.
@@ -356,7 +356,7 @@ def export(out: Path) -> None:
 
 
 RECIPES = {"alignment": alignment, "autoencoder": autoencoder, "unet": unet}
-MINUTES = {"alignment": 12.0, "autoencoder": 22.0, "unet": 120.0}
+MINUTES = {"alignment": 12.0, "autoencoder": 22.0, "unet": 90.0}
 
 
 def main() -> None:

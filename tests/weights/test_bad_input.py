@@ -62,7 +62,7 @@ CONTENTS = {
     b"\x89PNG\r\n\x1a\n": "a picture",
     b"hello": "not a whole safetensors file",
     bytes(100): "not a whole safetensors file",
-    os.urandom(200)[:3] + b"\xff" * 200: "not a whole safetensors file",
+    b"\xf0\xbc\xd8" + b"\xff" * 200: "not a whole safetensors file",
 }
 
 
