@@ -5,7 +5,7 @@
     python benchmarks/scores.py --model runs/pocket/model --each 28    # another model, quicker
 
 Pictures are painted as anybody's are, one by one from the family's defaults (seed i for prompt i); a detector that
-aquatint trained on renders (and on nothing that the model was trained with) says what is in them. Takes about ten
+aquatint trained on renders (and on nothing that the model was trained with) says what is in them. Takes about four
 minutes on two cores. `--train-detector` trains the detector anew (about eight minutes) and writes it where it is
 carried.
 """

@@ -75,7 +75,11 @@ def test_interrupt(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "aquatint", "generate", "a cat", "--model", str(model), "--out", f"{tmp_path}/o"]
     environment = {**os.environ, "AQUATINT_THREADS": "1"}
     process = subprocess.Popen(
-        [*command, "--steps", "900", "--preview"], env=environment, stderr=subprocess.PIPE, text=True
+        [*command, "--steps", "900", "--preview"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     deadline = time.monotonic() + 90
     while not list(tmp_path.glob("o/*.preview.png")):
