@@ -153,7 +153,7 @@ class Transformer2d(nn.Module):
         """A picture-shaped x, read against the text."""
         height, width = x.shape[2:]
         y = self.norm(x)
-        # Contiguous, else each norm of a layer would copy it and each sum would stride: 4 % of the block at 64 x 64.
+        # Contiguous, else each norm of a layer would copy it and each sum would stride.
         y = self.enter(y.flatten(2).transpose(1, 2)) if self.linear else self.enter(y).flatten(2).transpose(1, 2)
         y = y.contiguous()
         for layer in self.layers:
