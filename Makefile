@@ -47,7 +47,7 @@ scores: $(VENV)/.dev
 full: $(VENV)/.dev
 	$(BIN)/pytest -q -m "full or slow"
 
-# The pocket model from nothing: about two and a half hours on two cores. Each stage goes on where it was stopped.
+# The pocket model from nothing: stages planned for 130 minutes on two cores. Each stage goes on where it was stopped.
 pocket: $(VENV)/.dev
 	for stage in words alignment autoencoder latents unet; do \
 	  $(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m recipes.pocket $$stage --out $(OUT) || exit 1; \

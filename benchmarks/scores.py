@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 import aquatint
+from aquatint.base import images
 from aquatint.evaluation.detector import Detector
 from aquatint.evaluation.lessons import train_detector
 from aquatint.evaluation.prompts import SINGLE, prompts
@@ -51,19 +52,10 @@ def autoencoder(bundle: aquatint.Bundle) -> Autoencode:
     """The bundle's autoencoder as pictures -> pictures."""
 
     def there_and_back(pictures: Pictures) -> Pictures:
-        images = [Image.fromarray(picture) for picture in pictures]
-        return np.stack([np.asarray(bundle.decode(bundle.encode(image))[0]) for image in images])
+        given = [Image.fromarray(picture) for picture in pictures]
+        return np.stack([np.asarray(bundle.decode(bundle.encode(image))[0]) for image in given])
 
     return there_and_back
-
-
-def sheet(pictures: Pictures, path: Path, columns: int = 8) -> None:
-    """Pictures side by side."""
-    n, height, width, _ = pictures.shape
-    whole = Image.new("RGB", (columns * width, -(-n // columns) * height))
-    for index, picture in enumerate(pictures):
-        whole.paste(Image.fromarray(picture), (index % columns * width, index // columns * height))
-    whole.save(path, quality=88)
 
 
 def report(bundle: aquatint.Bundle, each: int, categories: Sequence[str]) -> str:
@@ -107,7 +99,8 @@ def main() -> None:
     if given.sheet or given.write:
         shown = prompts(SMALL, ("subject", "shape", "wording"), 28)
         some = shown[:28] + shown[28:46] + shown[56:74]
-        sheet(gather(Painter(bundle), some, seed=100), given.sheet or SHEET)
+        painted = [Image.fromarray(picture) for picture in gather(Painter(bundle), some, seed=100)]
+        images.sheet(painted, 8).save(given.sheet or SHEET, quality=88)
         print("\n".join(prompt.text for prompt in some))
     text = report(bundle, given.each, given.categories)
     print(text)

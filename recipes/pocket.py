@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from aquatint.base import files, images, runtime
@@ -34,6 +33,7 @@ from aquatint.diffusion.grids import GRIDS
 from aquatint.diffusion.prediction import PREDICTIONS
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.diffusion.schedule import Level, NoiseSchedule
+from aquatint.evaluation.metrics import psnr
 from aquatint.families import POCKET, Family
 from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.critics import CriticConfig, PatchCritic, Perception
@@ -150,7 +150,8 @@ def autoencoder(out: Path, minutes: float) -> Recipe:
         assert isinstance(model, Autoencoder)
         painted = model.decode(model.encode(held)).clamp(-1, 1)
         sheet(torch.cat([held[:16], painted[:16]]), folder / "sheet.png", 8)
-        return {"psnr": float(np.mean([psnr(a, b) for a, b in zip(held, painted, strict=True)]))}
+        pair = (images.to_bytes(x).permute(0, 2, 3, 1).contiguous().numpy() for x in (held, painted))
+        return {"psnr": psnr(*pair).mean().item()}
 
     objective = Reconstruction(net, critic, Weights(start=0.7, critic=0.3), Perception(tower), TOWER.size)
     optims = {
@@ -326,19 +327,9 @@ def averaged(folder: Path, player: str) -> dict[str, Tensor]:
     return part(tensors, f"{player}/average/{max(decays, key=float)}/")
 
 
-def psnr(a: Tensor, b: Tensor) -> float:
-    """10 log10(peak^2 / mse) of two pictures in [-1, 1], whose peak is 2."""
-    return 10 * math.log10(4 / max(1e-12, (a - b).square().mean().item()))
-
-
 def sheet(pictures: Tensor, path: Path, columns: int) -> None:
     """Pictures [n, 3, h, w] side by side in a PNG."""
-    tiles = images.to_pictures(pictures.clamp(-1, 1))
-    width, height = tiles[0].size
-    whole = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height))
-    for index, tile in enumerate(tiles):
-        whole.paste(tile, (index % columns * width, index // columns * height))
-    whole.save(path)
+    images.sheet(images.to_pictures(pictures.clamp(-1, 1)), columns).save(path)
 
 
 def export(out: Path) -> None:

@@ -150,3 +150,10 @@ def test_damaged_bytes_give_a_picture_or_one_error(format: str, draw: st.DataObj
     except UserError:
         return
     assert picture.width * picture.height <= 10**6
+
+
+def test_a_sheet_has_its_pictures_row_by_row() -> None:
+    tiles = [Image.new("RGB", (4, 3), (value, 0, 0)) for value in (10, 20, 30)]
+    whole = images.sheet(tiles, 2)
+    assert whole.size == (8, 6)
+    assert [whole.getpixel(place)[0] for place in ((0, 0), (4, 0), (0, 3), (4, 3))] == [10, 20, 30, 0]

@@ -53,6 +53,15 @@ def to_pictures(x: Float[Tensor, "b 3 h w"]) -> list[Image.Image]:
     return [Image.fromarray(row) for row in pixels]
 
 
+def sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures of one size side by side, row by row, in one RGB picture."""
+    width, height = pictures[0].size
+    whole = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
+    for index, picture in enumerate(pictures):
+        whole.paste(picture, (index % columns * width, index // columns * height))
+    return whole
+
+
 def rgb(picture: Image.Image) -> Image.Image:
     """Any mode -> RGB: transparency over white, 16 bits to 8."""
     if picture.mode == "RGB" and "transparency" not in picture.info:

@@ -86,8 +86,7 @@ def adaptive(
 def calm(autoencoder: Autoencoder) -> None:
     """Start an autoencoder without norm layers: residual branches near zero, resizes near plain averages and copies.
 
-    Without norms, a default start multiplies the signal at every block; from this one it learns several times faster
-    than the same widths with GroupNorm (docs/log.md).
+    Without norms, a default start multiplies the signal at every block.
     """
     for module in autoencoder.modules():
         if isinstance(module, ResBlock):
