@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/pocket
 PROCESSES ?= 2
+PACE ?= 1
 
 .PHONY: demo test check format lint types tests full scores pocket clean
 
@@ -47,10 +48,11 @@ scores: $(VENV)/.dev
 full: $(VENV)/.dev
 	$(BIN)/pytest -q -m "full or slow"
 
-# The pocket model from nothing: stages planned for 130 minutes on two cores. Each stage goes on where it was stopped.
+# The pocket model from nothing: stages planned for 130 minutes on two cores, or PACE times that. Each stage goes on
+# where it was stopped.
 pocket: $(VENV)/.dev
 	for stage in words alignment autoencoder latents unet; do \
-	  $(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m recipes.pocket $$stage --out $(OUT) || exit 1; \
+	  $(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m recipes.pocket $$stage --out $(OUT) --pace $(PACE) || exit 1; \
 	done
 	$(BIN)/python -m recipes.pocket export --out $(OUT)
 

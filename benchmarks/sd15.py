@@ -2,13 +2,13 @@
 
     python benchmarks/sd15.py --rounds 5 --write benchmarks/DATE-sd15-cpu.md
 
-Float32, the same random weights in both, 512 x 512 pixels, batch of one picture (two rows with guidance). Each round
-runs ours and theirs in turn; ratios are taken round by round. Peak memory is that of a process of its own which loads
-one side's networks and runs each once. Needs the [parity] extra and 12 GB. Let nothing else run.
+Float32, random weights, 512 x 512 pixels, one picture (two rows with guidance). Each side is a process of its own, as
+its users have it, and both stand ready from the beginning; each round asks them in turn, so that only one computes at a
+time, and ratios are taken round by round. Peak memory is each process's own over the whole run. Needs the [parity]
+extra and 16 GB. Let nothing else run.
 """
 
 import argparse
-import json
 import platform
 import resource
 import statistics
@@ -20,22 +20,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import nn
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tests.parity.peers import autoencoder_twins, unet_twins  # noqa: E402
-
-from aquatint.diffusion.denoisers import Conditioning, guided  # noqa: E402
-from aquatint.diffusion.prediction import EPSILON  # noqa: E402
-from aquatint.diffusion.schedule import NoiseSchedule  # noqa: E402
-from aquatint.engines.plain import prepare  # noqa: E402
-from aquatint.families import SD15  # noqa: E402
-from aquatint.nets.autoencoder import Autoencoder  # noqa: E402
-from aquatint.nets.unet import UNet  # noqa: E402
 
 LATENT = (1, 4, 64, 64)
+SIDES = ("ours", "theirs")
+PIECES = ("guided step", "decode")
 Work = dict[str, Callable[[], torch.Tensor]]
 
 
@@ -45,18 +33,39 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(LATENT, generator=generator), torch.randn((2, 77, 768), generator=generator)
 
 
-def ours(unet: UNet, autoencoder: Autoencoder) -> Work:
-    """Our guided step and decode."""
-    for net in (unet.eval(), autoencoder.eval().encoder, autoencoder.decoder):
+def ours() -> Work:
+    """Our guided step and decode, prepared as `aquatint.load` prepares them."""
+    from aquatint.base import runtime
+    from aquatint.diffusion.denoisers import Conditioning, guided
+    from aquatint.diffusion.prediction import EPSILON
+    from aquatint.diffusion.schedule import NoiseSchedule
+    from aquatint.engines.plain import prepare
+    from aquatint.families import SD15
+    from aquatint.nets.autoencoder import Autoencoder
+    from aquatint.nets.unet import UNet
+
+    runtime.keep_pages()
+    unet, autoencoder = UNet(SD15.unet).eval(), Autoencoder(SD15.autoencoder).eval()
+    for net in (unet, autoencoder.encoder, autoencoder.decoder):
         prepare(net)
+    runtime.return_pages()
     x, context = inputs()
     denoise = guided(unet, EPSILON, Conditioning(context[1:]), Conditioning(context[:1]), 7.5)
     level = NoiseSchedule(SD15.schedule).at(500)
     return {"guided step": lambda: denoise(x, level), "decode": lambda: autoencoder.decode(x)}
 
 
-def theirs(unet: nn.Module, autoencoder: nn.Module) -> Work:
+def theirs() -> Work:
     """diffusers' guided step and decode, channels last (its faster way on a CPU)."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    unet = UNet2DConditionModel(cross_attention_dim=768)
+    autoencoder = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+    )
     for net in (unet, autoencoder):
         net.eval().to(memory_format=torch.channels_last)
     x, context = inputs()
@@ -67,64 +76,60 @@ def theirs(unet: nn.Module, autoencoder: nn.Module) -> Work:
         return without + 7.5 * (with_ - without)
 
     def decode() -> torch.Tensor:
-        return autoencoder.decode((x / SD15.autoencoder.scale).to(memory_format=torch.channels_last)).sample
+        return autoencoder.decode((x / 0.18215).to(memory_format=torch.channels_last)).sample
 
     return {"guided step": step, "decode": decode}
 
 
 @torch.no_grad()
-def timed(work: Callable[[], torch.Tensor]) -> float:
-    """Seconds of one call."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+def serve(side: str) -> None:
+    """What a side's process does: for every piece asked for on standard input, the seconds and the peak in GiB."""
+    work = ours() if side == "ours" else theirs()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        work[line.strip()]()
+        seconds = time.perf_counter() - began
+        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, flush=True)
 
 
-def peak(side: str) -> dict[str, float]:
-    """Peak memory in GiB of a fresh process that runs one side's step and decode once."""
-    done = subprocess.run([sys.executable, __file__, "--alone", side], capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout))
+class Side:
+    """One side's process."""
 
+    def __init__(self, name: str) -> None:
+        command = [sys.executable, __file__, "--serve", name]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.peak = 0.0
+        assert self.answer() == ["ready"]
 
-@torch.no_grad()
-def alone(side: str) -> None:
-    """What `peak` starts: networks built with their own random weights, each piece run once, the peak printed."""
-    if side == "ours":
-        work = ours(UNet(SD15.unet), Autoencoder(SD15.autoencoder))
-    else:
-        from diffusers import AutoencoderKL, UNet2DConditionModel
+    def answer(self) -> list[str]:
+        """The next line, in words."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().split()
 
-        widths, count = SD15.autoencoder.encoder, len(SD15.autoencoder.encoder)
-        vae = AutoencoderKL(
-            block_out_channels=widths,
-            down_block_types=("DownEncoderBlock2D",) * count,
-            up_block_types=("UpDecoderBlock2D",) * count,
-            layers_per_block=2,
-        )
-        work = theirs(UNet2DConditionModel(cross_attention_dim=768), vae)
-    found = {}
-    for name, piece in work.items():
-        piece()
-        found[name] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps(found))
+    def seconds(self, piece: str) -> float:
+        """One call of a piece."""
+        assert self.process.stdin is not None
+        print(piece, file=self.process.stdin, flush=True)
+        seconds, self.peak = map(float, self.answer())
+        return seconds
 
 
 def table(rounds: int) -> str:
     """The comparison, as Markdown."""
-    (unet, peer), (autoencoder, vae) = unet_twins(SD15.unet), autoencoder_twins(SD15.autoencoder)
-    mine, peers = ours(unet, autoencoder), theirs(peer, vae)
+    mine, peers = (Side(name) for name in SIDES)
     lines = ["| piece | ours, s | diffusers, s | ratio theirs / ours (min .. max) |", "|---|---|---|---|"]
-    for name in mine:
-        timed(mine[name]), timed(peers[name])
-        pairs = [(timed(mine[name]), timed(peers[name])) for _ in range(rounds)]
+    for piece in PIECES:
+        mine.seconds(piece), peers.seconds(piece)
+        pairs = [(mine.seconds(piece), peers.seconds(piece)) for _ in range(rounds)]
         ratios = [b / a for a, b in pairs]
         us, them = (statistics.median(column) for column in zip(*pairs, strict=True))
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} .. {max(ratios):.2f})"
-        lines.append(f"| {name} | {us:.2f} | {them:.2f} | {spread} |")
-    del mine, peers, unet, peer, autoencoder, vae
-    memory = {side: peak(side)["decode"] for side in ("ours", "theirs")}
-    said = f"ours {memory['ours']:.2f} GiB, theirs {memory['theirs']:.2f} GiB"
-    return "\n".join([*lines, "", f"Peak memory of a process that runs step and decode: {said}."])
+        lines.append(f"| {piece} | {us:.2f} | {them:.2f} | {spread} |")
+    said = f"ours {mine.peak:.2f} GiB, theirs {peers.peak:.2f} GiB"
+    for side in (mine, peers):
+        side.process.communicate()
+    return "\n".join([*lines, "", f"Peak memory of each process: {said}."])
 
 
 def main() -> None:
@@ -132,15 +137,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", type=Path)
-    parser.add_argument("--alone", choices=["ours", "theirs"])
+    parser.add_argument("--serve", choices=SIDES)
     given = parser.parse_args()
-    if given.alone:
-        alone(given.alone)
+    if given.serve:
+        serve(given.serve)
         return
     head = (
         f"# Stable Diffusion 1.5 on the CPU, against diffusers {version('diffusers')} eager\n\n"
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"float32, 512 x 512, {given.rounds} interleaved rounds after one warm-up, medians.\n"
+        f"float32, 512 x 512, {given.rounds} interleaved rounds after one warm-up, medians; a process a side.\n"
         f"Command: `python benchmarks/sd15.py --rounds {given.rounds}`\n\n"
     )
     text = head + table(given.rounds) + "\n"

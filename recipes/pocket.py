@@ -26,13 +26,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aquatint.base import files, images, runtime
+from aquatint.base import files, images
 from aquatint.base.noise import CROP, EPS, PRIOR, Noise
 from aquatint.diffusion.denoisers import Conditioning, guided
 from aquatint.diffusion.grids import GRIDS
 from aquatint.diffusion.prediction import PREDICTIONS
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.diffusion.schedule import Level, NoiseSchedule
+from aquatint.engines.plain import prepare
 from aquatint.evaluation.metrics import psnr
 from aquatint.families import POCKET, Family
 from aquatint.nets.autoencoder import Autoencoder
@@ -127,7 +128,7 @@ def autoencoder(out: Path, minutes: float) -> Recipe:
     start(net, SEED + 2)
     start(critic, SEED + 3)
     calm(net)
-    runtime.channels_last(net)
+    prepare(net)
     tower = ImageTower(TOWER)
     tower.load_state_dict(part(averaged(out / "alignment", "towers"), "image."))
     stream = Stream(WORLD, SEED + 2, kinds=MIXED)
@@ -196,7 +197,7 @@ def trained_autoencoder(out: Path) -> Autoencoder:
     if (out / "latents.json").exists():
         found = json.loads((out / "latents.json").read_text())
         settle(net, torch.tensor(found["mean"]), torch.tensor(found["deviation"]))
-    runtime.channels_last(net)
+    prepare(net)
     return net
 
 
@@ -216,7 +217,7 @@ def unet(out: Path, minutes: float) -> Recipe:
     words_, text, cache = tokenizer(out), trained_text(out), Latents.load(out / "latents.safetensors")
     net = UNet(POCKET.unet)
     start(net, SEED + 5)
-    runtime.channels_last(net)
+    prepare(net)
     scenes = Stream(WORLD, SEED + 4)
     size = 48
 
@@ -355,11 +356,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["words", *RECIPES, "latents", "export"])
     parser.add_argument("--out", type=Path, default=Path("runs/pocket"))
-    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--minutes", type=float, help="other than planned")
+    parser.add_argument("--pace", type=float, default=1.0, help="share of the planned minutes, for a trial run")
     given = parser.parse_args()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // parallel.join().world))
     if given.stage in RECIPES:
-        train(RECIPES[given.stage](given.out, given.minutes or MINUTES[given.stage]), given.out / given.stage)
+        minutes = given.minutes or given.pace * MINUTES[given.stage]
+        train(RECIPES[given.stage](given.out, minutes), given.out / given.stage)
     else:
         {"words": words, "latents": latents, "export": export}[given.stage](given.out)
 

@@ -225,3 +225,11 @@ def test_json_text(tmp_path: Path) -> None:
     for name in "bc":
         with pytest.raises(UserError, match=name):
             files.read_json(tmp_path / name)
+
+
+def test_a_folder_below_a_file_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="file, not a folder"), files.building(tmp_path / "file" / "model"):
+        pass
+    with pytest.raises(UserError, match="file, not a folder"), files.building(tmp_path / "file" / "a" / "model"):
+        pass

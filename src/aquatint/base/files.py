@@ -138,7 +138,7 @@ def building(folder: str | Path, *, manifest: bool = True) -> Iterator[Build]:
             folder.rmdir()
         if folder.exists() or folder.is_symlink():
             raise FileExistsError(errno.EEXIST, "exists", str(folder))
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         temporary = folder.parent / _temporary_name()
         temporary.mkdir()
         try:

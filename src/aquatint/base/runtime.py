@@ -1,20 +1,25 @@
 """Where and how the nets compute: device, number format, threads, and the facts that decide whether bits repeat."""
 
+import ctypes
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 
 import torch
-from torch import nn
 
 from aquatint.base.errors import UserError, unknown
 
-NUMERICS = 1  # raised by every change of this code that may change the bits of a picture
+NUMERICS = 2  # raised by every change of this code that may change the bits of a picture
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DEVICES = ("auto", "cpu", "cuda", "mps")
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+# mallopt(3): M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_TOP_PAD, in bytes
+_MALLOPT = {-1: 2**31 - 1, -3: 2**31 - 1, -2: 2**26}
 
 
 @dataclass(frozen=True)
@@ -91,9 +96,23 @@ def exact(device: torch.device, threads: int) -> Iterator[None]:
                 torch.set_num_threads(before)
 
 
-def channels_last(module: nn.Module) -> None:
-    """Lay the kernels out channels last, as convolutions run fastest; the same numbers in another order."""
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+@cache
+def keep_pages() -> bool:
+    """Have this process keep the memory that it frees, for its next tensors; whether that can be had here.
+
+    By its own choice glibc gives every large block back to the system and gets it anew, zeroed page by page: in a
+    guided step of Stable Diffusion 1.5 at 512 x 512 these are 738,000 page faults and a tenth of the time.
+    `return_pages` gives back what is free. Other C libraries are left as they are.
+    """
+    if _LIBC is None or not hasattr(_LIBC, "mallopt"):
+        return False
+    return all(_LIBC.mallopt(option, value) for option, value in _MALLOPT.items())
+
+
+def return_pages() -> None:
+    """Give the memory that `keep_pages` kept and nobody uses back to the system."""
+    if _LIBC is not None and hasattr(_LIBC, "malloc_trim"):
+        _LIBC.malloc_trim(0)
 
 
 def key(device: torch.device, dtype: torch.dtype, count: int) -> Key:

@@ -5,12 +5,12 @@ from torch import nn
 
 
 def prepare(net: nn.Module) -> None:
-    """Let activations run channels last, by laying out the first convolution's kernel so: the rest follow its output.
+    """Let activations run channels last, by laying out all kernels of more than one pixel so, each copied once.
 
-    Only that one small kernel is copied; all other weights stay where they are (mapped from a file, maybe). The
-    numbers are the same up to the order in which convolutions add.
+    A convolution whose input is laid out so and whose kernel is not would copy the kernel at every call: 0.6 of the
+    7.4 seconds of a guided step of Stable Diffusion 1.5 on two cores. All other weights stay where they are (mapped
+    from a file, maybe). The numbers are the same up to the order in which convolutions add.
     """
     for part in net.modules():
         if isinstance(part, nn.Conv2d) and part.kernel_size != (1, 1):
             part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
-            return

@@ -112,7 +112,7 @@ class GatedFeed(nn.Module):
     def forward(self, x: Float[Tensor, "b s w"]) -> Float[Tensor, "b s w"]:
         """Position by position."""
         value, gate = self.enter(x).chunk(2, dim=-1)
-        return self.leave(value * F.gelu(gate))
+        return self.leave(F.gelu(gate).mul_(value))  # in place: this is the widest tensor of the net
 
 
 class TransformerLayer(nn.Module):

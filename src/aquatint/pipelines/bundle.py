@@ -153,10 +153,12 @@ def load(
     """
     where = runtime.choose_device(device)
     kind, count = runtime.choose_dtype(dtype, where), runtime.choose_threads(threads)
+    runtime.keep_pages()
     opened = weights.open_model(source, dtype=kind, **options)
     plain.prepare(opened.unet)
     plain.prepare(opened.autoencoder.encoder)
     plain.prepare(opened.autoencoder.decoder)
+    runtime.return_pages()
     return Bundle(
         unet=opened.unet.to(where),
         autoencoder=opened.autoencoder.to(where),

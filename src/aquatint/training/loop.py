@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from aquatint.base import runtime
 from aquatint.base.errors import UserError
 from aquatint.base.noise import Noise
 from aquatint.training import parallel
@@ -111,6 +112,7 @@ def train(recipe: Recipe, folder: Path) -> Mapping[str, nn.Module]:
 
     Writes step-*.safetensors (state), log.jsonl (a line every `log_steps`) and whatever the recipe's `watch` writes.
     """
+    runtime.keep_pages()
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(recipe, folder)
     saved = watched = run.spent
