@@ -1,0 +1,103 @@
+"""The random numbers of other programs, stateless as ours are: what it takes to paint their pictures again.
+
+They draw from a generator that goes on from one call to the next. A picture's draws come in a fixed order, the first
+noise and then one tensor a step, so that each is a function of (seed, which draw) here too. Draws that those programs
+do not make are taken from our own noise.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aquatint.base.errors import unknown
+from aquatint.base.noise import PRIOR, STEP, WORD, Noise, philox
+
+# draw(seed, size, number) -> the number-th tensor of `size` normal deviates that a generator gives, float32, flat
+Draw: TypeAlias = Callable[[int, int, int], Tensor]
+
+
+class Replay(Noise):
+    """Another generator's numbers: row i is what a generator seeded with seeds[i] gives to one picture alone.
+
+    delta   added to the seed for the noise of steps, which then comes from a generator of its own (A1111's ENSD;
+            ComfyUI adds 1 on the CPU); with 0 the generator of the first noise goes on
+    """
+
+    def __init__(self, seeds: Sequence[int], draw: Draw, delta: int = 0) -> None:
+        super().__init__(seeds)
+        self._draw, self.delta = draw, delta
+
+    def __getitem__(self, rows: slice) -> "Replay":
+        return Replay(self.seeds[rows], self._draw, self.delta)
+
+    def normal(
+        self, shape: tuple[int, ...], *, step: int = 0, draw: int = 0, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Standard normal deviates, float32 [b, *shape]."""
+        if draw not in (PRIOR, STEP):
+            return super().normal(shape, step=step, draw=draw, device=device)
+        own = draw == STEP and self.delta != 0
+        number = 0 if draw == PRIOR else step if own else step + 1
+        seeds = [seed + self.delta if own else seed for seed in self.seeds]
+        rows = [self._draw(seed, math.prod(shape), number).reshape(shape) for seed in seeds]
+        return torch.stack(rows).to(device or "cpu")
+
+
+def torch_cpu(seed: int, size: int, number: int) -> Tensor:
+    """What torch's CPU generator gives: the Mersenne twister (Matsumoto and Nishimura 1998), 32 bits of the seed.
+
+    Uniform deviates have 24 bits; every 16 of them make 16 normal ones, the first 8 being radii and the others angles
+    (Box and Muller 1958); the last 16 of a size that 16 does not divide are drawn anew. Below 16 torch goes another
+    way, which no latents need. Equal to torch's to rounding: its logarithm and cosine differ between machines.
+    """
+    assert size >= 16, f"{size} numbers; torch draws fewer than 16 in another way"
+    taken = size if size % 16 == 0 else size + 16
+    words = np.frombuffer(np.random.RandomState(seed & WORD).bytes(4 * taken * (number + 1)), dtype="<u4")
+    uniform = (words[taken * number :] & (2**24 - 1)).astype(np.float32) * np.float32(2.0**-24)
+    whole = size // 16 * 16
+    normal = np.empty(size, np.float32)
+    normal[:whole] = _box_muller(uniform[:whole])
+    if whole < size:
+        normal[size - 16 :] = _box_muller(uniform[size:])
+    return torch.from_numpy(normal)
+
+
+def torch_cuda(seed: int, size: int, number: int) -> Tensor:
+    """What torch's CUDA generator gives on a card with a thread for each number, on any machine ("NV" in A1111).
+
+    Philox 4x32-10 keyed by the seed, the draw's number and the position; two of its four words make one deviate:
+    sqrt(-2 ln u) sin(2 pi v) (cuRAND's Box-Muller, in float32).
+    """
+    position = torch.arange(size)
+    zero = torch.zeros_like(position)
+    u, v, _, _ = philox((zero + number, zero, position, zero), (zero + (seed & WORD), zero + (seed >> 32 & WORD)))
+    share, turn = np.float32(2.0**-32), np.float32(2.0**-31 * math.pi)
+    radius = np.sqrt(-2 * np.log(_float32(u) * share + share / 2))
+    return torch.from_numpy(radius * np.sin(_float32(v) * turn + turn / 2))
+
+
+def noise_from(source: str, seeds: Sequence[int], delta: int = 0) -> Noise:
+    """The noise of a named source for these seeds; UserError for a source that is not known."""
+    if source not in SOURCES:
+        raise unknown("noise source", source, SOURCES)
+    draw = SOURCES[source]
+    return Noise(seeds) if draw is None else Replay(seeds, draw, delta)
+
+
+def _box_muller(uniform: np.ndarray) -> np.ndarray:
+    """Blocks of 16 uniform deviates -> blocks of 16 normal ones."""
+    radii, angles = uniform.reshape(-1, 2, 8).swapaxes(0, 1)
+    radius = np.sqrt(-2 * np.log1p(-radii))
+    angle = np.float32(2 * math.pi) * angles
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
+
+
+def _float32(words: Tensor) -> np.ndarray:
+    return words.numpy().astype(np.uint32).astype(np.float32)
+
+
+SOURCES: dict[str, Draw | None] = {"aquatint": None, "cpu": torch_cpu, "nv": torch_cuda}
