@@ -70,7 +70,8 @@ Written by `python benchmarks/parity.py --write docs/parity.md` on {datetime.now
 Float32 on the CPU. Both sides hold the same random weights (biases and norms too), handed over by the key maps that
 read checkpoints, so that the table proves map and forward pass together. rms and max are those of the difference, in
 units of the reference output's standard deviation; allowed are {RMS:.0e} and {MAX:.0e}. Seconds are of the one
-evaluation, ours first, then theirs{note}.
+evaluation, the first of each, ours before theirs, with nothing prepared{note}: no
+measure of speed, which benchmarks/ has.
 
 | network | input | rms | max | ours, s | theirs, s |
 |---|---|---|---|---|---|

@@ -158,14 +158,13 @@ class TestTexts:
         for text in STRINGS:
             assert len(packaged.pieces(text)) == len(packaged.ids(text))
 
-    def test_dropped(self, packaged: Tokenizer) -> None:
-        assert packaged.dropped("cat " * 75) == ""
-        assert packaged.dropped("cat " * 75 + "Dog, Café") == "Dog, Café"
-        assert packaged.dropped("cafe\u0301 🎉 " + "İ " * 80 + "END").endswith("END")
+    def test_spans(self, packaged: Tokenizer) -> None:
+        text = "A  CAT's Cafe\u0301"
+        assert [text[start:end] for start, end in packaged.spans(text)] == ["A", "CAT", "'s", "Cafe"]
         for text in STRINGS + invented(50):
-            tail = packaged.dropped(text)
-            assert text.endswith(tail)
-            assert bool(tail) == (len(packaged.ids(text)) > 75), repr(text)
+            spans = packaged.spans(text)
+            assert len(spans) == len(packaged.ids(text))
+            assert all(0 <= start <= end <= len(text) for start, end in spans), repr(text)
 
     def test_half_a_surrogate_pair(self, packaged: Tokenizer) -> None:
         with pytest.raises(UserError, match="character 3"):

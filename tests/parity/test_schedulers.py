@@ -6,6 +6,8 @@ Where the two differ, and why we do not follow:
 - DDIM and PNDM step by 1000 // steps whatever their grid, so that with other spacings than "leading" they land beside
   the next time unless steps divides 1000; PNDM with an odd stride shows the net another time than x is at.
 - DPMSolverMultistep rounds the times of a Karras grid, and lets rescaled schedules end at alpha = 2**-12, not 0.
+- DPMSolverMultistep's sde-dpmsolver++ of order 3 has (1 - exp(-2h) - 2h) / (2h)^2 - 1/2 before the second change of x0,
+  which tends to -1 as h does to 0; the integral is the same with + 1/2, as its ODE's formula has it, and k-diffusion's.
 - Between whole times diffusers' Euler, LMS and Heun interpolate sigma / alpha, we (and k-diffusion) its logarithm.
 """
 
@@ -99,6 +101,8 @@ CASES = [
     Case("heun", "karras", 0, "HeunDiscrete", KARRAS),
     Case("dpmpp_2m", "trailing", 1, "DPMSolverMultistep", TRAILING),
     Case("dpmpp_2m", "karras", 1, "DPMSolverMultistep", KARRAS),
+    Case("dpm_2", "trailing", 0, "KDPM2Discrete", TRAILING),
+    Case("unipc", "trailing", 1, "UniPCMultistep", {"solver_order": 3, **TRAILING}),
 ]
 
 
@@ -143,6 +147,104 @@ def test_ancestral_euler(grid, options, prediction, steps, monkeypatch):
     scheduler = diffusers.EulerAncestralDiscreteScheduler(prediction_type=WORDS[prediction], **TABLE, **options)
     mine = ours("euler_a", Mixture(prediction), GRIDS[grid](SCHEDULE, steps), 0)
     assert apart(mine, theirs(scheduler, Mixture(prediction), steps)) <= 1e-4
+
+
+def noisy(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Have a scheduler's module draw our noise, a step after the other."""
+    draws = (NOISE.normal(SHAPE, step=index, draw=STEP) for index in range(1000))
+    monkeypatch.setattr(f"diffusers.schedulers.scheduling_{name}.randn_tensor", lambda *args, **kwargs: next(draws))
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("solver", ["midpoint", "heun"])
+def test_dpm_solver_for_the_sde(solver, prediction, steps, monkeypatch):
+    noisy(monkeypatch, "dpmsolver_multistep")
+    options = {"algorithm_type": "sde-dpmsolver++", "solver_type": solver, **TRAILING}
+    scheduler = diffusers.DPMSolverMultistepScheduler(prediction_type=WORDS[prediction], **options, **TABLE)
+    yours = theirs(scheduler, Mixture(prediction), steps)
+    name = {"midpoint": "dpmpp_2m_sde", "heun": "dpmpp_2m_sde_heun"}[solver]
+    assert apart(ours(name, Mixture(prediction), trailing(SCHEDULE, steps), 1), yours) <= 1e-4
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+def test_dpm_solver_of_third_order(steps):
+    """As an ODE's; its SDE has another sign (see above)."""
+    options = {"solver_order": 3, "solver_type": "heun", "lower_order_final": False, **TRAILING}
+    scheduler = diffusers.DPMSolverMultistepScheduler(**options, **TABLE)
+    yours = theirs(scheduler, Mixture("epsilon"), steps)
+    assert apart(ours("dpmpp_3m_sde", Mixture("epsilon"), trailing(SCHEDULE, steps), 1, eta=0.0), yours) <= 1e-4
+
+
+def down_to_the_table(steps: int) -> list[Level]:
+    """The trailing grid with the end of final_sigmas_type "sigma_min": the table's first entry."""
+    levels = trailing(SCHEDULE, steps)
+    return [*levels[:-1], SCHEDULE.at(0)]
+
+
+@pytest.mark.parametrize("steps", [10, 49])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("bh", [1, 2])
+def test_unipc(bh, order, steps):
+    """Not to the clean end: with bh1 UniPCMultistepScheduler divides by an infinite step there."""
+    options = {"solver_order": order, "solver_type": f"bh{bh}", "final_sigmas_type": "sigma_min", **TRAILING}
+    yours = theirs(diffusers.UniPCMultistepScheduler(**options, **TABLE), Mixture("epsilon"), steps)
+    mine = ours("unipc", Mixture("epsilon"), down_to_the_table(steps), 1, order=order, bh=bh)
+    assert apart(mine, yours) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("order", "steps", "bound"),
+    # of third order its coefficients are differences of large float32 numbers; test_algebra has ours in float64
+    [(1, 10, 1e-4), (1, 49, 1e-4), (2, 10, 1e-4), (2, 49, 1e-4), (3, 10, 1e-4), (3, 49, 5e-3)],
+)
+def test_deis(order, steps, bound):
+    options = {"solver_order": order, "lower_order_final": False, **TRAILING}
+    yours = theirs(diffusers.DEISMultistepScheduler(**options, **TABLE), Mixture("epsilon"), steps)
+    assert apart(ours("deis", Mixture("epsilon"), down_to_the_table(steps), 1, order=order), yours) <= bound
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+def test_ancestral_dpm_2(steps, monkeypatch):
+    noisy(monkeypatch, "k_dpm_2_ancestral_discrete")
+    scheduler = diffusers.KDPM2AncestralDiscreteScheduler(**TABLE, **TRAILING)
+    yours = theirs(scheduler, Mixture("epsilon"), steps)
+    assert apart(ours("dpm_2_a", Mixture("epsilon"), trailing(SCHEDULE, steps), 0), yours) <= 1e-4
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_ddpm(prediction, steps, monkeypatch):
+    noisy(monkeypatch, "ddpm")
+    options = {"timestep_spacing": "leading", "steps_offset": 1, "clip_sample": False}
+    scheduler = diffusers.DDPMScheduler(prediction_type=WORDS[prediction], **options, **TABLE)
+    yours = theirs(scheduler, Mixture(prediction), steps)
+    levels = [*leading(SCHEDULE, steps)[:-1], CLEAN]
+    assert apart(ours("ddpm", Mixture(prediction), levels, 1), yours) <= 1e-4
+
+
+@pytest.mark.parametrize("steps", [1, 4, 8])
+def test_lcm(steps, monkeypatch):
+    """LCMScheduler mixes in up to 7e-6 of x itself at its lowest times; its boundary condition needs no more."""
+    noisy(monkeypatch, "lcm")
+    scheduler = diffusers.LCMScheduler(clip_sample=False, **TABLE)
+    yours = theirs(scheduler, Mixture("epsilon"), steps)
+    levels = [*(SCHEDULE.at(int(t)) for t in scheduler.timesteps), CLEAN]
+    assert (ours("lcm", Mixture("epsilon"), levels, 1) - yours).abs().max() <= 1e-4 * yours.std()
+    assert [level.t for level in GRIDS["lcm"](SCHEDULE, steps)] == [level.t for level in levels]
+
+
+@pytest.mark.parametrize("steps", [1, 4, 8])
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
+def test_tcd(gamma, steps, monkeypatch):
+    noisy(monkeypatch, "tcd")
+    scheduler = diffusers.TCDScheduler(**TABLE)
+    scheduler_step = scheduler.step
+    monkeypatch.setattr(scheduler, "step", lambda *args, **kwargs: scheduler_step(*args, eta=gamma, **kwargs))
+    yours = theirs(scheduler, Mixture("epsilon"), steps)
+    levels = [*GRIDS["lcm"](SCHEDULE, steps)[:-1], SCHEDULE.at(0)]  # where it ends
+    mine = ours("tcd", Mixture("epsilon"), levels, 1, gamma=gamma)
+    assert (mine - yours).abs().max() <= 1e-4 * yours.std()
 
 
 @pytest.mark.parametrize("steps", [10, 50])

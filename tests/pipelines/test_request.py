@@ -1,6 +1,7 @@
 """A Request is checked when it is made, survives JSON, and leaves to the family what it does not say."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def test_what_was_said_stays(request: Request) -> None:
     try:
         resolved = request.resolved(TINY)
     except UserError as error:
-        assert "eta" in str(error)  # noqa: PT017
+        assert "eta" in str(error) or "option" in str(error)  # noqa: PT017
         return
     assert isinstance(resolved, Resolved)
     for field in dataclasses.fields(Request):
@@ -113,6 +114,27 @@ def test_a_sampler_brings_its_own_grid() -> None:
     assert Request("a cat", sampler="plms").resolved(SD15).grid == "leading"
     assert Request("a cat", sampler="euler").resolved(POCKET).grid == "trailing"  # it must start in pure noise
     assert Request("a cat", sampler="euler", grid="linspace").resolved(POCKET).grid == "linspace"
+
+
+def test_others_names_become_ours() -> None:
+    request = Request("a cat", sampler="DPM++ 2M SDE Karras", grid=None)
+    assert (request.sampler, request.grid) == ("dpmpp_2m_sde", "karras")
+    assert Request("a cat", sampler="LMS Karras", grid="SGM Uniform").grid == "sgm_uniform"
+    assert Request("a cat", sampler="DDIMScheduler").sampler == "ddim"
+
+
+def test_options_of_samplers() -> None:
+    request = Request("a cat", sampler="unipc", options=(("order", 2.0), ("bh", 1.0)))
+    assert request.options == (("bh", 1.0), ("order", 2.0))
+    assert request.resolved(TINY).options == request.options
+    for options in ("order", [["order"]], [["order", "2"]], [["order", True]], [[1, 2.0]], 5, [["a", 1], ["a", 2]]):
+        with pytest.raises(UserError, match="option"):
+            from_words({"prompt": "a cat", "options": options})
+    with pytest.raises(UserError, match="finite"):
+        Request("a cat", options=(("order", math.nan),))
+    for sampler, name in (("unipc", "orde"), ("heun", "order"), ("ddim", "eta"), (None, "order")):
+        with pytest.raises(UserError, match="no option"):
+            Request("a cat", sampler=sampler, options=((name, 1.0),)).resolved(TINY)
 
 
 def test_eta_is_for_those_who_take_it() -> None:

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from aquatint.diffusion.grids import GRIDS
 from aquatint.diffusion.samplers import SAMPLERS
+from aquatint.pipelines.prompt import GRAMMARS
 from aquatint.pipelines.request import Request
 
 texts = st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("\n\t\r,:\"'\\&<>{}()"), max_size=60)
@@ -22,4 +23,7 @@ requests = st.builds(
     guidance=st.none() | st.floats(0, 100),
     rescale=unit,
     eta=unit,
+    options=st.dictionaries(st.text(max_size=8), st.floats(-10, 10), max_size=2).map(lambda d: tuple(d.items())),
+    grammar=st.sampled_from(sorted(GRAMMARS)),
+    clip_skip=st.none() | st.integers(1, 2),
 )

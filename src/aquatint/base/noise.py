@@ -36,6 +36,8 @@ CAPTION = 5  # caption dropout and choice of template
 CROP = 6  # crops and flips of training pictures
 OFFSET = 7  # offset and multi-resolution noise
 WEIGHTS = 8  # initial weights
+MIDSTEP = 9  # fresh noise of a step's second part
+CHOICE = 10  # what chance chooses in a prompt
 
 WORD = 0xFFFFFFFF
 BLOCKS = 1 << 24

@@ -35,7 +35,7 @@ def predictor(net: Net, prediction: Prediction, cond: Conditioning) -> Denoiser:
     """The net as a denoiser: one forward pass on one batch, read as the prediction that the net makes."""
 
     def denoise(x: Latents, level: Level) -> Latents:
-        return prediction.to_x0(x, _ask(net, x, level, cond), level)
+        return prediction.to_x0(x, ask(net, x, level, cond), level)
 
     return denoise
 
@@ -62,10 +62,10 @@ def guided(
     both = _stack(negative, cond)
 
     def denoise(x: Latents, level: Level) -> Latents:
-        away, toward = _ask(net, torch.cat([x, x]), level, both).chunk(2)
+        away, toward = ask(net, torch.cat([x, x]), level, both).chunk(2)
         out = away + scale * (toward - away)
         if rescale:
-            out = out * (rescale * _spread(toward) / _spread(out) + (1 - rescale))
+            out = out * (rescale * spread(toward) / spread(out) + (1 - rescale))
         return prediction.to_x0(x, out, level)
 
     return denoise
@@ -91,7 +91,7 @@ def held(denoise: Denoiser, known: Latents, mask: Float[Tensor, "#b 1 h w"], eps
     return hold
 
 
-def _ask(net: Net, x: Latents, level: Level, cond: Conditioning) -> Latents:
+def ask(net: Net, x: Latents, level: Level, cond: Conditioning) -> Latents:
     """What the net says of x at a level, in x's precision."""
     if isinstance(level.t, Tensor):
         t = level.t.to(x.device, torch.float32).reshape(-1).expand(len(x))
@@ -115,6 +115,6 @@ def _stack(first: Conditioning, second: Conditioning) -> Conditioning:
     )
 
 
-def _spread(out: Latents) -> Float[Tensor, "b 1 1 1"]:
+def spread(out: Latents) -> Float[Tensor, "b 1 1 1"]:
     """Each picture's standard deviation, one by one: a reduction's order may change with the batch."""
     return torch.stack([picture.std() for picture in out]).reshape(-1, 1, 1, 1)

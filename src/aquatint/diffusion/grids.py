@@ -7,7 +7,7 @@ is another last item: [*leading(schedule, steps)[:-1], CLEAN] is diffusers' lead
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from aquatint.base.errors import UserError
@@ -62,6 +62,141 @@ def exponential(schedule: NoiseSchedule, steps: int) -> list[Level]:
     return [schedule.at_ratio(high * (low / high) ** part) for part in _parts(steps)] + [CLEAN]
 
 
+def ddim_uniform(schedule: NoiseSchedule, steps: int) -> list[Level]:
+    """`leading`, but it ends clean: what A1111 and ComfyUI call DDIM's schedule."""
+    _check("ddim_uniform", steps, schedule.last)
+    return [*leading(schedule, steps)[:-1], CLEAN]
+
+
+def sgm_uniform(schedule: NoiseSchedule, steps: int) -> list[Level]:
+    """Times evenly from the end of the table to 0, the 0 left out: Stability's own programs (sgm)."""
+    _check("sgm_uniform", steps, schedule.last + 1)
+    return [schedule.at(schedule.last * (1 - k / steps)) for k in range(steps)] + [CLEAN]
+
+
+def simple(schedule: NoiseSchedule, steps: int) -> list[Level]:
+    """Every (table / steps)-th entry of the table from its end, rounded to the noisier one (ComfyUI's simple)."""
+    table = schedule.last + 1
+    _check("simple", steps, table)
+    return [schedule.at(schedule.last - k * table // steps) for k in range(steps)] + [CLEAN]
+
+
+def beta(schedule: NoiseSchedule, steps: int) -> list[Level]:
+    """Times at the quantiles of Beta(0.6, 0.6): more steps at both ends (Lee et al. 2024, "Beta sampling").
+
+    Rounded to the table's entries, as others do, unless two steps would meet.
+    """
+    _check("beta", steps, schedule.last + 1)
+    times = [schedule.last * beta_quantile(1 - k / steps, 0.6, 0.6) for k in range(steps)]
+    whole = [float(round(round(time, 9))) for time in times]  # a half that bisection missed by a bit is a half
+    return [schedule.at(time) for time in (whole if len(set(whole)) == steps else times)] + [CLEAN]
+
+
+def kl_optimal(schedule: NoiseSchedule, steps: int) -> list[Level]:
+    """The angle arctan(sigma / alpha) evenly: optimal in Kullback-Leibler divergence for a Gaussian.
+
+    Sabour et al. 2024 (Align Your Steps), theorem 3.1.
+    """
+    high, low = (math.atan(ratio) for ratio in _ends("kl_optimal", schedule, steps))
+    angles = [high + part * (low - high) for part in _parts(steps)]
+    return [schedule.at(schedule.last), *(schedule.at_ratio(math.tan(angle)) for angle in angles[1:]), CLEAN]
+
+
+def align_your_steps(schedule: NoiseSchedule, steps: int) -> list[Level]:
+    """Levels optimised for Stable Diffusion 1.5 in ten steps; other counts by interpolation of their logarithms.
+
+    Sabour et al. 2024, "Align Your Steps".
+    """
+    return _aligned("align_your_steps", AYS_SD15, schedule, steps)
+
+
+def align_your_steps_xl(schedule: NoiseSchedule, steps: int) -> list[Level]:
+    """align_your_steps with the levels found for SDXL."""
+    return _aligned("align_your_steps_xl", AYS_SDXL, schedule, steps)
+
+
+def linear_quadratic(schedule: NoiseSchedule, steps: int) -> list[Level]:
+    """sigma / alpha falls linearly by a fortieth in the first half of the steps, then quadratically.
+
+    Movie Gen's schedule (Polyak et al. 2024), as ComfyUI has it.
+    """
+    high, _ = _ends("linear_quadratic", schedule, steps)
+    edge, straight = 0.025, steps // 2
+    if not straight:
+        return [schedule.at_ratio(high), CLEAN]
+    bent = steps - straight
+    gap = straight - edge * steps
+    square = gap / (straight * bent**2)
+    slope = edge / straight - 2 * gap / bent**2
+    gone = [k * edge / straight for k in range(straight)]
+    gone += [square * k**2 + slope * k + square * straight**2 for k in range(straight, steps)]
+    return [schedule.at_ratio(high * (1 - part)) for part in gone] + [CLEAN]
+
+
+def lcm(schedule: NoiseSchedule, steps: int) -> list[Level]:
+    """Some of the fifty times at which latent consistency models were distilled, evenly, from the end of the table.
+
+    Luo et al. 2023; diffusers: LCMScheduler, original_inference_steps 50.
+    """
+    _check("lcm", steps, LCM_TIMES)
+    stride = (schedule.last + 1) // LCM_TIMES
+    return [schedule.at(stride * (LCM_TIMES - k * LCM_TIMES // steps) - 1) for k in range(steps)] + [CLEAN]
+
+
+LCM_TIMES = 50
+
+# sigma / alpha of ten steps' ends, from the paper's own page.
+AYS_SD15 = (
+    14.6146412293, 6.4745760956, 3.8636745985, 2.6946151520, 1.8841921177, 1.3943805092,
+    0.9642583904, 0.6523686016, 0.3977456272, 0.1515232662, 0.0291671582,
+)  # fmt: skip
+AYS_SDXL = (
+    14.6146412293, 6.3184485287, 3.7681790315, 2.1811480769, 1.3405244945, 0.8620721141,
+    0.5550693289, 0.3798540708, 0.2332364134, 0.1114188177, 0.0291671582,
+)  # fmt: skip
+
+
+def beta_quantile(probability: float, a: float, b: float) -> float:
+    """x with I_x(a, b) = probability, I being the regularised incomplete beta function; by bisection."""
+    low, high = 0.0, 1.0
+    if probability >= 1:
+        return 1.0
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if _beta_share(middle, a, b) < probability else (low, middle)
+    return middle
+
+
+def _beta_share(x: float, a: float, b: float) -> float:
+    """I_x(a, b) by its continued fraction (DLMF 8.17.22), which sixty terms of settle to the last bit for these x."""
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _beta_share(1 - x, b, a)
+    fraction = 1.0
+    for k in range(60, 0, -1):
+        m = k // 2
+        even = m * (b - m) / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) / ((a + 2 * m) * (a + 2 * m + 1))
+        fraction = 1 + (odd if k % 2 else even) * x / fraction
+    logs = a * math.log(x) + b * math.log1p(-x) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    return math.exp(logs) / (a * fraction)
+
+
+def _aligned(name: str, table: Sequence[float], schedule: NoiseSchedule, steps: int) -> list[Level]:
+    high, low = _ends(name, schedule, steps)
+    if abs(high / table[0] - 1) > 1e-3 or abs(low / table[-1] - 1) > 1e-2:
+        raise UserError(
+            f'the grid "{name}" with a model whose noise goes from {low:.3g} to {high:.3g}.',
+            "It was made for Stable Diffusion's schedule, 0.0292 to 14.6.",
+            'Take the grid "karras".',
+        )
+    logs = [math.log(ratio) for ratio in table]
+    levels = []
+    for k in range(steps):
+        place = k / steps * (len(logs) - 1)
+        below = min(int(place), len(logs) - 2)
+        levels.append(schedule.at_ratio(math.exp(logs[below] + (place - below) * (logs[below + 1] - logs[below]))))
+    return [schedule.at_ratio(high), *levels[1:], CLEAN]
+
+
 def _parts(steps: int) -> list[float]:
     """From 0 to 1 in this many values; 0 alone if it is one."""
     return [k / max(steps - 1, 1) for k in range(steps)]
@@ -95,4 +230,13 @@ GRIDS: dict[str, Grid] = {
     "linspace": linspace,
     "karras": karras,
     "exponential": exponential,
+    "ddim_uniform": ddim_uniform,
+    "sgm_uniform": sgm_uniform,
+    "simple": simple,
+    "beta": beta,
+    "kl_optimal": kl_optimal,
+    "align_your_steps": align_your_steps,
+    "align_your_steps_xl": align_your_steps_xl,
+    "linear_quadratic": linear_quadratic,
+    "lcm": lcm,
 }

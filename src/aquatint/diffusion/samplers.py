@@ -11,30 +11,18 @@ mean is formed with it: the step from there is DDIM's, whatever the sampler.
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
 from aquatint.base.errors import UserError
 from aquatint.base.noise import STEP, Noise
+from aquatint.diffusion.ancestral import dpm_2, dpm_2_a, dpmpp_2s_a, dpmpp_sde, lcm, tcd
 from aquatint.diffusion.denoisers import Denoiser
+from aquatint.diffusion.multistep import deis, gradient_estimation, unipc
 from aquatint.diffusion.schedule import Latents, Level, NoiseSchedule
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a sampler yields after each step.
-
-    index, total  the step that was made, 0 .. total - 1
-    level, x      where the path stands now, and what is there
-    x0            the clean picture as the denoiser last saw it: a preview
-    """
-
-    index: int
-    total: int
-    level: Level
-    x: Latents
-    x0: Latents
+from aquatint.diffusion.steps import Step, move, weighted
+from aquatint.diffusion.stochastic import dpmpp_2m_sde, dpmpp_2m_sde_heun, dpmpp_3m_sde, er_sde, res_multistep
 
 
 def ddim(denoise: Denoiser, x: Latents, levels: Sequence[Level], noise: Noise, *, eta: float = 0.0) -> Iterator[Step]:
@@ -65,6 +53,11 @@ def euler_a(
 ) -> Iterator[Step]:
     """Ancestral Euler, as k-diffusion has it: DDIM's step with eta = 1, exactly."""
     return ddim(denoise, x, levels, noise, eta=eta)
+
+
+def ddpm(denoise: Denoiser, x: Latents, levels: Sequence[Level], noise: Noise) -> Iterator[Step]:
+    """Ancestral sampling by the posterior q(x' | x, x0) (Ho et al. 2020, eq. 7): DDIM's step with eta = 1, exactly."""
+    return ddim(denoise, x, levels, noise, eta=1.0)
 
 
 def heun(denoise: Denoiser, x: Latents, levels: Sequence[Level], noise: Noise) -> Iterator[Step]:
@@ -114,6 +107,20 @@ def lms(denoise: Denoiser, x: Latents, levels: Sequence[Level], noise: Noise) ->
         yield Step(index, len(levels) - 1, there, x, x0)
 
 
+def ipndm(denoise: Denoiser, x: Latents, levels: Sequence[Level], noise: Noise) -> Iterator[Step]:
+    """Adams and Bashforth's four-step method on eps, of the order that the history allows, and x0 itself at the end.
+
+    Zhang and Chen 2023 (iPNDM): PLMS without a warm-up.
+    """
+    return _adams(denoise, x, levels, warm=0, slope=_trapezium, clean=True)
+
+
+def ipndm_v(denoise: Denoiser, x: Latents, levels: Sequence[Level], noise: Noise) -> Iterator[Step]:
+    """iPNDM for uneven steps: the polynomial through the last four eps, as lms has it, and x0 itself at the end."""
+    for step in lms(denoise, x, levels, noise):
+        yield replace(step, x=step.x0) if step.level.sigma == 0 else step
+
+
 def dpmpp_2m(denoise: Denoiser, x: Latents, levels: Sequence[Level], noise: Noise) -> Iterator[Step]:
     """DPM-Solver++(2M): x0 is carried on along its last change, in lambda (Lu et al. 2022, algorithm 2).
 
@@ -129,11 +136,6 @@ def dpmpp_2m(denoise: Denoiser, x: Latents, levels: Sequence[Level], noise: Nois
         x = there.sigma / here.sigma * x + there.alpha * (1 - there.ratio / here.ratio) * guess
         past = here, x0
         yield Step(index, len(levels) - 1, there, x, x0)
-
-
-def move(x: Latents, eps: Latents, here: Level, there: Level) -> Latents:
-    """x brought from one level to another along a given eps (DDIM's step; the transfer part of Liu et al. 2022)."""
-    return there.mix((x - here.sigma * eps) / here.alpha, eps)
 
 
 def _trapezium(denoise: Denoiser, x: Latents, eps: Latents, here: Level, there: Level) -> Latents:
@@ -159,19 +161,28 @@ ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 2
 
 
 def _adams(
-    denoise: Denoiser, x: Latents, levels: Sequence[Level], *, warm: int, slope: Callable[..., Latents]
+    denoise: Denoiser,
+    x: Latents,
+    levels: Sequence[Level],
+    *,
+    warm: int,
+    slope: Callable[..., Latents],
+    clean: bool = False,
 ) -> Iterator[Step]:
-    """Adams and Bashforth's method on eps, of the order that the history allows; `slope` makes the first steps."""
+    """Adams and Bashforth's method on eps, of the order that the history allows; `slope` makes the first steps.
+
+    clean: a step into a clean level takes x0 as it is.
+    """
     history: list[Latents] = []  # newest first
     for index, (here, there) in enumerate(pairwise(levels)):
         x0 = denoise(x, here)
         eps = here.eps(x, x0)
-        if here.alpha > 0:
+        if here.alpha > 0 and not (clean and there.sigma == 0):
             history = [eps, *history[:3]]
             if len(history) <= warm and there.sigma > 0:
                 mean = slope(denoise, x, eps, here, there)
             else:
-                mean = _weighted(ADAMS[len(history) - 1], history)
+                mean = weighted(ADAMS[len(history) - 1], history)
             x = move(x, mean, here, there)
         else:
             x = there.mix(x0, eps)
@@ -186,15 +197,7 @@ def _cubic_mean(history: Sequence[tuple[float, Latents]], start: float, end: flo
         place = (start + end + side * (end - start) / 3**0.5) / 2
         for i, node in enumerate(nodes):
             weights[i] += math.prod((place - other) / (node - other) for other in nodes if other != node) / 2
-    return _weighted(weights, [eps for _, eps in history])
-
-
-def _weighted(weights: Sequence[float], values: Sequence[Latents]) -> Latents:
-    """The sum of weight * value, one by one: a reduction's order may change with the batch, and a picture with it."""
-    total = weights[0] * values[0]
-    for weight, value in zip(weights[1:], values[1:], strict=True):
-        total = total + weight * value
-    return total
+    return weighted(weights, [eps for _, eps in history])
 
 
 @dataclass(frozen=True)
@@ -203,14 +206,15 @@ class Sampler:
 
     walk    the generator
     grid    the grid that users of Stable Diffusion know it with (a zero-terminal schedule wants "trailing")
-    order   the error falls as steps ** -order while nothing is random: as observed, which a test does
+    order   the error falls as steps ** -order while nothing is random: as observed, which a test does; None where
+            new noise cannot be left out
     calls   of the net in a step, but for the first ones
     start   `data` of NoiseSchedule.prior: 1 for unit noise, 0 for sigma * noise
     """
 
     walk: Callable[..., Iterator[Step]]
     grid: str
-    order: float
+    order: float | None
     calls: int = 1
     start: float = 1.0
 
@@ -256,4 +260,21 @@ SAMPLERS = {
     "euler_a": Sampler(euler_a, grid="linspace", order=1, start=0.0),
     "heun": Sampler(heun, grid="linspace", order=2, calls=2, start=0.0),
     "dpmpp_2m": Sampler(dpmpp_2m, grid="karras", order=2),
+    "dpm_2": Sampler(dpm_2, grid="karras", order=2, calls=2, start=0.0),
+    "dpm_2_a": Sampler(dpm_2_a, grid="karras", order=2, calls=2, start=0.0),
+    "dpmpp_2s_a": Sampler(dpmpp_2s_a, grid="karras", order=2, calls=2, start=0.0),
+    "dpmpp_sde": Sampler(dpmpp_sde, grid="karras", order=2, calls=2, start=0.0),
+    "dpmpp_2m_sde": Sampler(dpmpp_2m_sde, grid="karras", order=2),
+    "dpmpp_2m_sde_heun": Sampler(dpmpp_2m_sde_heun, grid="karras", order=2),
+    "dpmpp_3m_sde": Sampler(dpmpp_3m_sde, grid="exponential", order=2),
+    "unipc": Sampler(unipc, grid="linspace", order=2.3),
+    "deis": Sampler(deis, grid="linspace", order=3),
+    "ipndm": Sampler(ipndm, grid="linspace", order=2, start=0.0),
+    "ipndm_v": Sampler(ipndm_v, grid="linspace", order=3.5, start=0.0),
+    "res_multistep": Sampler(res_multistep, grid="karras", order=2, start=0.0),
+    "gradient_estimation": Sampler(gradient_estimation, grid="linspace", order=1, start=0.0),
+    "er_sde": Sampler(er_sde, grid="karras", order=2, start=0.0),
+    "ddpm": Sampler(ddpm, grid="leading", order=None),
+    "lcm": Sampler(lcm, grid="lcm", order=None),
+    "tcd": Sampler(tcd, grid="lcm", order=None),
 }

@@ -91,14 +91,17 @@ class TextEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.project = nn.Linear(config.width, config.projection, bias=False) if config.projection else None
 
-    def forward(self, ids: Int[Tensor, "b n"], skip: int = 0) -> EncodedText:
+    def forward(
+        self, ids: Int[Tensor, "b n"], skip: int = 0, words: Float[Tensor, "b n w"] | None = None
+    ) -> EncodedText:
         """Token ids -> (tokens, pooled).
 
         `skip` leaves out the last layers ("clip skip" minus 1): tokens are then an earlier layer's output, normed.
         pooled is the last layer's output at the first end token, projected where the encoder has a projection.
+        `words` are the ids' embeddings, if some of them were replaced (textual inversion, Gal et al. 2022).
         """
         assert 0 <= skip < len(self.layers), f"{skip} of {len(self.layers)} layers cannot be left out"
-        x = self.words(ids) + self.places.weight[: ids.shape[1]]
+        x = (self.words(ids) if words is None else words) + self.places.weight[: ids.shape[1]]
         tokens = x
         for index, layer in enumerate(self.layers, start=1):
             x = layer(x)

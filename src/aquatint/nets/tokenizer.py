@@ -137,16 +137,14 @@ class Tokenizer:
         """
         return [_readable(piece) for piece in self._encode(text).tokens]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Which characters [start, end) of the text each id stands for."""
+        return list(self._encode(text).offsets)
+
     def words(self, text: str) -> list[str]:
         """The words between which no merge reaches, each spelled in the alphabet of bytes."""
         plain = self._engine.normalizer.normalize_str(_checked(text))
         return [word for word, _ in self._engine.pre_tokenizer.pre_tokenize_str(plain)]
-
-    def dropped(self, text: str) -> str:
-        """The end of the text that does not fit into `length` tokens, as it was written; empty if all fits."""
-        encoded = self._encode(text)
-        kept = self.length - 2
-        return text[encoded.offsets[kept][0] :] if len(encoded.ids) > kept else ""
 
     def contents(self) -> dict[str, str]:
         """The files, by name, from which transformers' CLIPTokenizer (of any age) reads the same tokenizer."""

@@ -21,6 +21,8 @@ from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.text import TextEncoder
 from aquatint.nets.tokenizer import Tokenizer
 from aquatint.nets.unet import UNet
+from aquatint.pipelines.account import account_of
+from aquatint.pipelines.encode import encode
 from aquatint.pipelines.picture import Picture
 from aquatint.pipelines.preview import Preview, fit
 from aquatint.pipelines.record import Model
@@ -36,6 +38,7 @@ class Bundle:
     device, dtype  where the nets are and what they compute in; latents between steps are float32
     threads        how many threads share one operation while it paints
     vocabulary     the words that a small model knows; None for a model that claims them all
+    embeddings     words that were learned since (textual inversion): name -> word vectors [n, width] of each encoder
     notes, texts   what was assumed when it was opened; the texts that came with the weights (modelspec.*)
     """
 
@@ -50,6 +53,7 @@ class Bundle:
     dtype: torch.dtype = torch.float32
     threads: int = field(default_factory=runtime.choose_threads)
     vocabulary: Vocabulary | None = None
+    embeddings: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
 
@@ -68,12 +72,19 @@ class Bundle:
         factor = self.autoencoder.config.factor
         return self.autoencoder.config.latents, height // factor, width // factor
 
-    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
-        """Texts -> what the U-Net is told: context [b, 77, d], and their pooled vectors if it takes them; float32."""
-        with runtime.exact(self.device, self.threads):
-            encoded = self.text(self.tokenizer(prompts).to(self.device))
-        vector = encoded.pooled.float() if self.unet.config.vector else None
-        return Conditioning(encoded.tokens.float(), vector)
+    @property
+    def encoders(self) -> tuple[tuple[TextEncoder, Tokenizer], ...]:
+        """The text encoders, each with its tokenizer; the net is told all their tokens, side by side."""
+        return ((self.text, self.tokenizer),)
+
+    def encode_text(
+        self, prompts: Sequence[str], *, grammar: str = "a1111", clip_skip: int | None = None
+    ) -> Conditioning:
+        """Texts -> what the U-Net is told: context [b, n * 77, d], and their pooled vectors if it takes them; float32.
+
+        n is the chunks that the longest text needs. See pipelines/encode.py.
+        """
+        return encode(self, prompts, grammar, clip_skip)
 
     def encode(self, pictures: Image.Image | Sequence[Image.Image]) -> Float[Tensor, "b c h8 w8"]:
         """Pictures of one size, sides multiples of 8 -> latents (the posterior's mean), float32."""
@@ -99,12 +110,11 @@ class Bundle:
         assert last.picture is not None, "a request's last progress brings its picture"
         return last.picture
 
-    def note(self, prompt: str) -> str | None:
-        """What the prompt says that this model cannot hear: words it has not learned, words beyond its 77 tokens."""
-        unknown = self.vocabulary.note(prompt) if self.vocabulary else None
-        dropped = self.tokenizer.dropped(prompt)
-        unread = f"Too long for {self.tokenizer.length} tokens; not read: {dropped.strip()}" if dropped else None
-        return " ".join(part for part in (unknown, unread) if part) or None
+    def note(self, prompt: str, grammar: str = "a1111") -> str | None:
+        """What the prompt says that this model cannot hear: words it has not learned, what its grammar cannot read."""
+        account = account_of(self, prompt, grammar)
+        unknown = self.vocabulary.note(account.words) if self.vocabulary else None
+        return " ".join(part for part in (unknown, *account.told()) if part) or None
 
     @cached_property
     def _preview(self) -> Preview:

@@ -9,13 +9,16 @@ from torch import Tensor
 
 from aquatint.base import runtime
 from aquatint.base.noise import PRIOR, Noise
-from aquatint.diffusion.denoisers import Conditioning, Denoiser, guided
+from aquatint.diffusion.denoisers import Denoiser, guided
 from aquatint.diffusion.grids import GRIDS
+from aquatint.diffusion.joined import composed, switched
 from aquatint.diffusion.prediction import PREDICTIONS
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.diffusion.schedule import Level, NoiseSchedule
 from aquatint.pipelines.bundle import Bundle, finite
+from aquatint.pipelines.encode import tell
 from aquatint.pipelines.picture import Picture, Progress
+from aquatint.pipelines.prompt import parse
 from aquatint.pipelines.record import record_of
 from aquatint.pipelines.request import Request, Resolved
 
@@ -47,7 +50,7 @@ def generate(bundle: Bundle, request: Request) -> Course:
 
 def _pictures(plan: _Plan) -> Course:
     began = time.perf_counter()
-    denoise = _denoiser(plan.bundle, plan.request)
+    denoise = _denoiser(plan)
     text = time.perf_counter() - began
     for number, seed in enumerate(plan.request.seeds):
         yield from _picture(plan, denoise, Progress(0, plan.request.steps, number, len(plan.request.seeds), seed), text)
@@ -61,7 +64,7 @@ def _picture(plan: _Plan, denoise: Denoiser, progress: Progress, text: float) ->
     sampler, noise = SAMPLERS[request.sampler], Noise((progress.seed,))
     eps = noise.normal(bundle.latent_shape(request.width, request.height), draw=PRIOR, device=bundle.device)
     start = plan.schedule.prior(plan.levels[0], eps, sampler.start)
-    options = {} if request.eta is None else {"eta": request.eta}
+    options = dict(request.options) | ({} if request.eta is None else {"eta": request.eta})
     seconds = {"text": text, "steps": 0.0, "decode": 0.0}
     for step in sampler(denoise, start, plan.levels, noise, schedule=plan.schedule, **options):
         finite(step.x, f"U-Net (step {step.index + 1})", bundle)
@@ -76,17 +79,25 @@ def _picture(plan: _Plan, denoise: Denoiser, progress: Progress, text: float) ->
     yield replace(progress, picture=Picture(image, record, seconds))
 
 
-def _denoiser(bundle: Bundle, request: Resolved) -> Denoiser:
+def _denoiser(plan: _Plan) -> Denoiser:
     """The U-Net, told the prompt and the negative, as one denoiser with guidance."""
-    told = bundle.encode_text([request.negative, request.prompt])
-    finite(told.context, "text encoder", bundle)
+    bundle, request = plan.bundle, plan.request
+    prompt = parse(request.prompt, request.grammar, steps=request.steps)
+    negative = parse(request.negative, request.grammar, steps=request.steps, negative=True)
     extra = _nothing_known(bundle, request)
-    negative, cond = (
-        Conditioning(told.context[row], None if told.vector is None else told.vector[row], extra)
-        for row in (slice(0, 1), slice(1, 2))
-    )
     prediction = PREDICTIONS[bundle.family.prediction]
-    return guided(bundle.unet, prediction, cond, negative, request.guidance, request.rescale)
+    parts = []
+    for told in tell(bundle, prompt, negative, request.clip_skip):
+        away = replace(told.negative, concat=extra)
+        toward = [(weight, replace(cond, concat=extra)) for weight, cond in told.positives]
+        for _, cond in toward:
+            finite(cond.context, "text encoder", bundle)
+        if len(toward) == 1:
+            denoise = guided(bundle.unet, prediction, toward[0][1], away, request.guidance, request.rescale)
+        else:
+            denoise = composed(bundle.unet, prediction, toward, away, request.guidance, request.rescale)
+        parts.append((plan.levels[told.until], denoise))
+    return switched(parts)
 
 
 def _nothing_known(bundle: Bundle, request: Resolved) -> Tensor | None:

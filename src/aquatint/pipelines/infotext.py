@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from aquatint.base import config
 from aquatint.base.errors import UserError
+from aquatint.diffusion.names import GRID_NAMES, SAMPLER_NAMES, Names
 from aquatint.pipelines.record import Record
 from aquatint.pipelines.request import Request
 
@@ -25,13 +27,14 @@ def infotext(record: Record) -> str:
     request, digest = record.request, record.model.digest
     settings: dict[str, Any] = {
         "Steps": request.steps,
-        "Sampler": SAMPLER_LABELS.get(request.sampler or "", request.sampler),
-        "Schedule type": GRID_LABELS.get(request.grid or "", request.grid),
+        "Sampler": _label(SAMPLER_NAMES, request.sampler),
+        "Schedule type": _label(GRID_NAMES, request.grid),
         "CFG scale": request.guidance,
         "Seed": record.seed,
         "Size": f"{request.width}x{request.height}",
         "Model hash": digest[:10] or None,
         "Model": record.model.name,
+        "Clip skip": request.clip_skip if (request.clip_skip or 1) > 1 else None,
         "Eta DDIM" if request.sampler == "ddim" else "Eta": request.eta or None,
         "CFG rescale": request.rescale or None,
         "Hashes": json.dumps({"model": digest[:10]}) if digest else None,
@@ -67,9 +70,6 @@ def request_from(info: Infotext) -> Request:
     settings = info.settings
     width, _, height = settings.get("Size", "").partition("x")
     sampler, grid = settings.get("Sampler", ""), settings.get("Schedule type", "")
-    for label, name in GRID_NAMES.items():  # before 1.9 one name held both: "DPM++ 2M Karras"
-        if not grid and sampler.endswith(f" {label}"):
-            sampler, grid = sampler.removesuffix(f" {label}"), name
     words = {
         "prompt": info.prompt,
         "negative": info.negative,
@@ -77,10 +77,11 @@ def request_from(info: Infotext) -> Request:
         "height": _int(height),
         "seeds": (_int(settings.get("Seed", "0")),),
         "steps": _int(settings.get("Steps", "")),
-        "sampler": SAMPLER_NAMES.get(sampler, sampler) or None,
-        "grid": None if grid == "Automatic" else GRID_NAMES.get(grid, grid) or None,
+        "sampler": sampler or None,
+        "grid": grid if grid not in ("", "Automatic") else None,
         "guidance": _float(settings.get("CFG scale", "")),
         "rescale": _float(settings.get("CFG rescale", "")),
+        "clip_skip": _int(settings.get("Clip skip", "")),
         "eta": _float(settings.get("Eta DDIM", settings.get("Eta", ""))),
     }
     return config.from_data(Request, words)
@@ -96,6 +97,11 @@ def _settings(line: str) -> dict[str, str]:
         line = line[: hashes.start()] + line[hashes.end() :]
     found = {key.strip(): _unquoted(value) for key, value in _PAIR.findall(line)}
     return found | {"Hashes": hashes.group(1)} if hashes else found
+
+
+def _label(rows: Mapping[str, Names], name: str | None) -> str | None:
+    """The web UI's name for one of ours; our own where it has none (a sampler that somebody added)."""
+    return rows[name].a1111 if name is not None and name in rows else name
 
 
 def _quoted(value: Any) -> str:
@@ -131,24 +137,3 @@ def _float(text: str) -> float | None:
         return float(text) if text else None
     except ValueError:
         raise UserError(f'"{text[:40]}" stands where the infotext should have a number.') from None
-
-
-SAMPLER_LABELS = {
-    "ddim": "DDIM",
-    "plms": "PLMS",
-    "pndm": "PNDM",
-    "lms": "LMS",
-    "euler": "Euler",
-    "euler_a": "Euler a",
-    "heun": "Heun",
-    "dpmpp_2m": "DPM++ 2M",
-}
-GRID_LABELS = {
-    "leading": "DDIM",
-    "trailing": "SGM Uniform",
-    "linspace": "Uniform",
-    "karras": "Karras",
-    "exponential": "Exponential",
-}
-SAMPLER_NAMES = {label: name for name, label in SAMPLER_LABELS.items()}
-GRID_NAMES = {label: name for name, label in GRID_LABELS.items()}

@@ -11,14 +11,17 @@ from typing import Any
 from aquatint.base import config
 from aquatint.base.errors import UserError, unknown
 from aquatint.diffusion.grids import GRIDS
+from aquatint.diffusion.names import grid_named, sampler_named
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.families import Family
+from aquatint.pipelines.prompt import GRAMMARS
 
 LONGEST_PROMPT = 6_000  # characters; what any of them needs in a JPEG's or WebP's metadata still fits its 64 KiB
 LARGEST_SIDE = 4_096  # pixels
 MOST_STEPS = 1_000
 MOST_PICTURES = 10_000
 MOST_GUIDANCE = 100.0
+MOST_LAYERS = 64
 LARGEST_SEED = 2**64 - 1
 
 
@@ -30,10 +33,14 @@ class Request:
     width, height      pixels, multiples of 8
     seeds              each 0 ... 2^64 - 1; the picture for a seed does not depend on the others
     steps              how many times the net is asked (some samplers ask twice a step)
-    sampler, grid      how the noise is taken away, and at which levels: names in SAMPLERS and GRIDS
+    sampler, grid      how the noise is taken away, and at which levels: names in SAMPLERS and GRIDS, or what other
+                       programs call them (diffusion/names.py), which become ours here
+    options            of the sampler, by name: (("order", 2),)
     guidance           how much more than probable the prompt is to count (Ho & Salimans 2022); 1 is not at all more
     rescale            how much of the contrast that guidance adds is taken back (Lin et al. 2023), 0 ... 1
     eta                share of fresh noise a step, 0 ... 1, for samplers that take it
+    grammar            how the prompts are read: a name in GRAMMARS (docs/prompts.md)
+    clip_skip          which layer of the text encoder is read, counted from the end: 1 is the last; None the usual one
 
     Raises UserError for a value out of range.
     """
@@ -49,8 +56,12 @@ class Request:
     guidance: float | None = None
     rescale: float | None = None
     eta: float | None = None
+    options: tuple[tuple[str, float], ...] = ()
+    grammar: str = "a1111"
+    clip_skip: int | None = None
 
     def __post_init__(self) -> None:
+        sampler, grid = _sampler(self.sampler)
         checked = {
             "prompt": _text("prompt", self.prompt),
             "negative": _text("negative prompt", self.negative),
@@ -58,11 +69,14 @@ class Request:
             "height": _size("height", self.height),
             "seeds": _seeds(self.seeds),
             "steps": None if self.steps is None else _whole("steps", self.steps, 1, MOST_STEPS),
-            "sampler": _name("sampler", self.sampler, SAMPLERS),
-            "grid": _name("grid", self.grid, GRIDS),
+            "sampler": sampler,
+            "grid": grid if self.grid is None else _grid(self.grid),
             "guidance": _number("guidance", self.guidance, 0.0, MOST_GUIDANCE),
             "rescale": _number("rescale", self.rescale, 0.0, 1.0),
             "eta": _number("eta", self.eta, 0.0, 1.0),
+            "options": _options(self.options),
+            "grammar": _name("grammar", self.grammar, GRAMMARS) or "a1111",
+            "clip_skip": None if self.clip_skip is None else _whole("clip_skip", self.clip_skip, 1, MOST_LAYERS),
         }
         if not self.prompt.strip():
             raise UserError("The prompt is empty.", "A few words that say what to paint.")
@@ -77,6 +91,10 @@ class Request:
         if self.eta is not None and "eta" not in options:
             takers = sorted(taker for taker, sampler in SAMPLERS.items() if "eta" in sampler.options)
             raise UserError(f'The sampler "{name}" takes no eta.', f"Samplers that do: {', '.join(takers)}.")
+        for option, _ in self.options:
+            if option == "eta" or option not in options:
+                takes = ", ".join(other for other in options if other != "eta") or "none"
+                raise UserError(f'The sampler "{name}" has no option "{option}".', f"Its options: {takes}.")
         filled: dict[str, Any] = {
             "width": usual.width,
             "height": usual.height,
@@ -88,6 +106,10 @@ class Request:
             "eta": options.get("eta"),
         }
         result = Resolved(**(filled | given))
+        if result.clip_skip is not None and result.clip_skip > family.text.layers:
+            raise UserError(
+                f"clip_skip = {result.clip_skip}.", f"{family.name}'s text encoder has {family.text.layers} layers."
+            )
         factor = family.autoencoder.factor
         if result.width % factor or result.height % factor:
             raise UserError(f"{result.width} x {result.height} pixels.", f"{family.name} takes multiples of {factor}.")
@@ -193,6 +215,33 @@ def _number(name: str, value: Any, low: float, high: float) -> float | None:
     if not low <= number <= high:
         raise UserError(f"{name} = {_shown(value)}.", f"A number from {low:g} to {high:g}.")
     return number + 0.0  # -0.0 and 0.0 are one value, and one picture
+
+
+def _sampler(value: Any) -> tuple[str | None, str | None]:
+    """Our names of a sampler and of the grid that its name brings with it."""
+    if value is None or (isinstance(value, str) and value in SAMPLERS):
+        return value, None
+    named = sampler_named(value) if isinstance(value, str) else None
+    if named is None:
+        raise unknown("sampler", str(value)[:80], SAMPLERS)
+    return named
+
+
+def _grid(value: Any) -> str:
+    name = value if isinstance(value, str) and value in GRIDS else grid_named(str(value))
+    if name is None:
+        raise unknown("grid", str(value)[:80], GRIDS)
+    return name
+
+
+def _options(pairs: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+    """The same in the order of their names, each name once and each number finite."""
+    for name, number in pairs:
+        if not math.isfinite(number):
+            raise UserError(f"The option {_shown(name)} is {number}.", "A finite number.")
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise UserError(f"options = {_shown(pairs)}.", "Each option once.")
+    return tuple(sorted((name, float(number) + 0.0) for name, number in pairs))
 
 
 def _name(kind: str, value: Any, known: Iterable[str]) -> str | None:

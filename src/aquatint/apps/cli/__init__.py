@@ -18,6 +18,7 @@ COMMANDS = {
     "grid": ("grid:grid", "Paint one request along axes, as a labelled sheet."),
     "inspect": ("look:inspect", "Say what a picture's or a model's file holds."),
     "convert": ("convert:convert", "Write a model in another format."),
+    "prompt": ("prompt:prompt", "Say how a prompt is read, token by token."),
     "vocabulary": ("lists:vocabulary", "The words that the pocket model knows."),
     "samplers": ("lists:samplers", "The samplers: ways from noise to picture."),
     "grids": ("lists:grids", "The grids: which levels of noise a sampler visits."),

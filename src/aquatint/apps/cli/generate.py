@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from aquatint.apps.cli.chance import Chance, settled
 from aquatint.apps.cli.output import STANDARD_OUTPUT, Output
 from aquatint.base.errors import UserError
 
@@ -36,6 +37,11 @@ class Wishes:
     guidance: Annotated[float | None, Parameter(help="How much the prompt counts; 1 is no more than probable.")] = None
     rescale: Annotated[float | None, Parameter(help="Share of guidance's contrast taken back, 0 to 1.")] = None
     eta: Annotated[float | None, Parameter(help="Fresh noise a step, 0 to 1, for samplers that take it.")] = None
+    option: Annotated[list[str] | None, Parameter(help="NAME=NUMBER: another option of the sampler.", negative="")] = (
+        None
+    )
+    grammar: Annotated[str, Parameter(help="How the prompts are read: a1111, comfy or plain.")] = "a1111"
+    clip_skip: Annotated[int | None, Parameter(help="Layer of the text encoder, from the end; 1 is the last.")] = None
 
 
 @Parameter(name="*")
@@ -87,6 +93,7 @@ def generate(
     source: Source | None = None,
     machine: Machine | None = None,
     showing: Showing | None = None,
+    chance: Chance | None = None,
 ) -> None:
     """Paint pictures for a prompt.
 
@@ -94,10 +101,12 @@ def generate(
     `aquatint again FILE` paints it anew.
     """
     wishes, showing = wishes or Wishes(), showing or Showing()
-    request = read_request(prompt, wishes)
+    requests = settled(read_request(prompt, wishes), chance)
     output = Output(showing.out, showing.format, wishes.count)
     try:
-        paint(open_bundle(source, machine), request, output, showing)
+        bundle = open_bundle(source, machine)
+        for request in requests:
+            paint(bundle, request, output, showing)
     except BaseException:
         output.abandon()
         raise
@@ -124,6 +133,9 @@ def read_request(prompt: str, wishes: Wishes) -> "Request":
         guidance=wishes.guidance,
         rescale=wishes.rescale,
         eta=wishes.eta,
+        options=tuple(read_option(text) for text in wishes.option or ()),
+        grammar=wishes.grammar,
+        clip_skip=wishes.clip_skip,
     )
 
 
@@ -133,6 +145,15 @@ def read_size(text: str) -> tuple[int, int]:
     if not match:
         raise UserError(f'--size "{text}".', "WIDTHxHEIGHT in pixels, as in 512x512.")
     return int(match[1]), int(match[2])
+
+
+def read_option(text: str) -> tuple[str, float]:
+    """ "order=2" -> ("order", 2.0)."""
+    name, _, number = text.partition("=")
+    try:
+        return name.strip(), float(number)
+    except ValueError:
+        raise UserError(f'--option "{text}".', "NAME=NUMBER, as in order=2.", "See aquatint samplers.") from None
 
 
 def read_prompt() -> str:
@@ -158,7 +179,7 @@ def paint(bundle: "Bundle", request: "Request", output: Output, showing: Showing
     from aquatint.pipelines.generate import generate as painting
 
     course = painting(bundle, request)  # refuses here what the model cannot do
-    if note := bundle.note(request.prompt):
+    if note := bundle.note(request.prompt, request.grammar):
         print(f"note: {note}", file=sys.stderr)
     began = time.perf_counter()
     with ExitStack() as stack:
