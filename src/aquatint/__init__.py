@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from aquatint.diffusion.samplers import SAMPLERS
     from aquatint.families import FAMILIES
     from aquatint.pipelines.bundle import Bundle, load, save
+    from aquatint.pipelines.edit import Edit, Outpaint
     from aquatint.pipelines.generate import generate
+    from aquatint.pipelines.given import given
     from aquatint.pipelines.picture import Picture, Progress
     from aquatint.pipelines.request import Request
 
@@ -26,12 +28,15 @@ __all__ = [
     "GRIDS",
     "SAMPLERS",
     "Bundle",
+    "Edit",
+    "Outpaint",
     "Picture",
     "Progress",
     "Request",
     "UserError",
     "__version__",
     "generate",
+    "given",
     "load",
     "save",
 ]
@@ -44,6 +49,9 @@ _HOMES = {
     "Bundle": "pipelines.bundle",
     "load": "pipelines.bundle",
     "save": "pipelines.bundle",
+    "Edit": "pipelines.edit",
+    "Outpaint": "pipelines.edit",
+    "given": "pipelines.given",
     "generate": "pipelines.generate",
     "Picture": "pipelines.picture",
     "Progress": "pipelines.picture",

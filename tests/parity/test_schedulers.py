@@ -20,7 +20,7 @@ from tests.diffusion.mixture import SIGNAL, Mixture
 from torch import Tensor
 
 from aquatint.base.noise import PRIOR, STEP, Noise
-from aquatint.diffusion.denoisers import Conditioning, guided, predictor
+from aquatint.diffusion.denoisers import Conditioning, guided, held, predictor
 from aquatint.diffusion.grids import GRIDS, leading, linspace, trailing
 from aquatint.diffusion.prediction import EPSILON, PREDICTIONS
 from aquatint.diffusion.samplers import SAMPLERS
@@ -326,3 +326,25 @@ def test_guidance_and_its_rescaling():
             out = module.rescale_noise_cfg(out, toward * 1.3, rescale)
         x0 = guided(net, EPSILON, EMPTY, EMPTY, scale, rescale)(x, level)
         torch.testing.assert_close(x0, EPSILON.to_x0(x, out, level), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("strength", [0.25, 0.75])
+@pytest.mark.parametrize("masked", [False, True])
+def test_from_a_picture(masked, strength):
+    """Image to image, and inpainting with any model, as diffusers' pipelines step through them."""
+    steps = 20
+    scheduler = diffusers.DDIMScheduler(steps_offset=1, set_alpha_to_one=False, clip_sample=False, **TABLE)
+    x0, eps = NOISE.normal(SHAPE, step=1), NOISE.normal(SHAPE, draw=PRIOR)
+    mask = (NOISE.uniform((1, 8, 8)) > 0.5).float() if masked else torch.ones(2, 1, 8, 8)  # 1: to be painted
+    scheduler.set_timesteps(steps)
+    times, net = scheduler.timesteps[steps - int(steps * strength) :], Mixture("epsilon")
+    yours = scheduler.add_noise(x0, eps, times[:1])
+    for index, t in enumerate(times):
+        yours = scheduler.step(net(yours, t), t, yours).prev_sample
+        kept = x0 if index == len(times) - 1 else scheduler.add_noise(x0, eps, times[index + 1 : index + 2])
+        yours = kept * (1 - mask) + yours * mask
+    levels = leading(SCHEDULE, steps)[-len(times) - 1 :]
+    denoise = held(predictor(Mixture("epsilon"), EPSILON, EMPTY), x0, 1 - mask, eps)
+    *_, last = SAMPLERS["ddim"](denoise, levels[0].mix(x0, eps), levels, NOISE, schedule=SCHEDULE)
+    mine = last.x0 * (1 - mask) + last.x * mask
+    assert apart(mine, yours) <= 1e-4

@@ -38,6 +38,7 @@ OFFSET = 7  # offset and multi-resolution noise
 WEIGHTS = 8  # initial weights
 MIDSTEP = 9  # fresh noise of a step's second part
 CHOICE = 10  # what chance chooses in a prompt
+FILL = 11  # what a masked part begins from
 
 WORD = 0xFFFFFFFF
 BLOCKS = 1 << 24

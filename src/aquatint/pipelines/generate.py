@@ -4,18 +4,21 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from aquatint.base import runtime
-from aquatint.base.noise import PRIOR, Noise
-from aquatint.diffusion.denoisers import Denoiser, guided
+from aquatint.base import images, runtime
+from aquatint.base.noise import FILL, PRIOR, Noise
+from aquatint.diffusion.denoisers import Denoiser, guided, held
 from aquatint.diffusion.grids import GRIDS
 from aquatint.diffusion.joined import composed, switched
 from aquatint.diffusion.prediction import PREDICTIONS
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.diffusion.schedule import Level, NoiseSchedule
 from aquatint.pipelines.bundle import Bundle, finite
+from aquatint.pipelines.edit import Canvas, canvas
 from aquatint.pipelines.encode import tell
 from aquatint.pipelines.picture import Picture, Progress
 from aquatint.pipelines.prompt import parse
@@ -33,6 +36,40 @@ class _Plan:
     request: Resolved
     schedule: NoiseSchedule
     levels: list[Level]
+    canvas: Canvas | None
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is there before painting begins.
+
+    x0, mask     the latents of the picture, and where to paint (1) and where to keep it (0); None: everywhere
+    fill         what the masked part begins from
+    from_noise   whether painting begins from noise alone
+    seen         whether the net is shown mask and picture itself, and need not be held to them
+    """
+
+    x0: Tensor
+    mask: Tensor | None
+    fill: str
+    from_noise: bool
+    seen: bool
+
+    def start(self, prior: Tensor, level: Level, eps: Tensor, noise: Noise) -> Tensor:
+        """Where painting begins: the picture at that level of noise, or `prior`."""
+        if self.from_noise:
+            return prior
+        x0 = self.x0
+        if self.mask is not None and self.fill in ("noise", "nothing"):
+            drawn = noise.normal(tuple(x0.shape[1:]), draw=FILL, device=x0.device) if self.fill == "noise" else 0 * x0
+            x0 = x0 * (1 - self.mask) + drawn * self.mask
+        return level.mix(x0, eps)
+
+    def holding(self, denoise: Denoiser, eps: Tensor) -> Denoiser:
+        """The denoiser, held to the picture where the mask says so."""
+        if self.mask is None or self.seen:
+            return denoise
+        return held(denoise, self.x0, 1 - self.mask, eps)
 
 
 def generate(bundle: Bundle, request: Request) -> Course:
@@ -44,26 +81,33 @@ def generate(bundle: Bundle, request: Request) -> Course:
     """
     resolved = request.resolved(bundle.family)
     schedule = NoiseSchedule(bundle.family.schedule)
-    plan = _Plan(bundle, resolved, schedule, GRIDS[resolved.grid](schedule, resolved.steps))
+    levels = GRIDS[resolved.grid](schedule, resolved.steps)[-resolved.made - 1 :]
+    over = canvas(resolved.edit, resolved.width, resolved.height) if resolved.edit else None
+    plan = _Plan(bundle, resolved, schedule, levels, over)
     return _pinned(bundle, _pictures(plan))
 
 
 def _pictures(plan: _Plan) -> Course:
     began = time.perf_counter()
+    known = _known(plan)
     denoise = _denoiser(plan)
     text = time.perf_counter() - began
     for number, seed in enumerate(plan.request.seeds):
-        yield from _picture(plan, denoise, Progress(0, plan.request.steps, number, len(plan.request.seeds), seed), text)
+        progress = Progress(0, plan.request.made, number, len(plan.request.seeds), seed)
+        yield from _picture(plan, denoise, known, progress, text)
         text = 0.0  # the words were encoded once for all
 
 
-def _picture(plan: _Plan, denoise: Denoiser, progress: Progress, text: float) -> Course:
+def _picture(plan: _Plan, denoise: Denoiser, known: _Known | None, progress: Progress, text: float) -> Course:
     """One picture from its seed: noise, steps, decoder."""
     began = time.perf_counter()
     bundle, request = plan.bundle, plan.request
     sampler, noise = SAMPLERS[request.sampler], Noise((progress.seed,))
     eps = noise.normal(bundle.latent_shape(request.width, request.height), draw=PRIOR, device=bundle.device)
     start = plan.schedule.prior(plan.levels[0], eps, sampler.start)
+    if known is not None:
+        start = known.start(start, plan.levels[0], eps, noise)
+        denoise = known.holding(denoise, eps)
     options = dict(request.options) | ({} if request.eta is None else {"eta": request.eta})
     seconds = {"text": text, "steps": 0.0, "decode": 0.0}
     for step in sampler(denoise, start, plan.levels, noise, schedule=plan.schedule, **options):
@@ -74,6 +118,7 @@ def _picture(plan: _Plan, denoise: Denoiser, progress: Progress, text: float) ->
             yield progress
         began = time.perf_counter()
     (image,) = bundle.decode(step.x)
+    image = plan.canvas.finished(image) if plan.canvas else image
     seconds["decode"] = time.perf_counter() - began
     record = record_of(replace(request, seeds=(progress.seed,)), bundle.model, bundle.key)
     yield replace(progress, picture=Picture(image, record, seconds))
@@ -82,9 +127,9 @@ def _picture(plan: _Plan, denoise: Denoiser, progress: Progress, text: float) ->
 def _denoiser(plan: _Plan) -> Denoiser:
     """The U-Net, told the prompt and the negative, as one denoiser with guidance."""
     bundle, request = plan.bundle, plan.request
-    prompt = parse(request.prompt, request.grammar, steps=request.steps)
-    negative = parse(request.negative, request.grammar, steps=request.steps, negative=True)
-    extra = _nothing_known(bundle, request)
+    prompt = parse(request.prompt, request.grammar, steps=request.made)
+    negative = parse(request.negative, request.grammar, steps=request.made, negative=True)
+    extra = _told_of(plan)
     prediction = PREDICTIONS[bundle.family.prediction]
     parts = []
     for told in tell(bundle, prompt, negative, request.clip_skip):
@@ -100,16 +145,34 @@ def _denoiser(plan: _Plan) -> Denoiser:
     return switched(parts)
 
 
-def _nothing_known(bundle: Bundle, request: Resolved) -> Tensor | None:
-    """For an inpainting U-Net: the mask and the masked picture that leave everything to be painted.
+def _known(plan: _Plan) -> _Known | None:
+    """The picture that is edited, as latents; None where there is none."""
+    if plan.canvas is None or plan.request.edit is None:
+        return None
+    bundle, edit = plan.bundle, plan.request.edit
+    x0 = finite(bundle.encode(plan.canvas.picture), "encoder", bundle)
+    mask = plan.canvas.latent_mask(x0.shape[2], x0.shape[3])
+    mask = None if mask is None else mask.to(x0.device)
+    seen = bundle.unet.config.channels_in > bundle.autoencoder.config.latents
+    return _Known(x0, mask, edit.fill, from_noise=edit.strength == 1 and mask is not None, seen=seen)
+
+
+def _told_of(plan: _Plan) -> Tensor | None:
+    """For an inpainting U-Net: the mask and the masked picture; without an edit, everything is to be painted.
 
     Its further channels are the mask (1 where to paint) and the latents of the picture with that part greyed out.
     """
+    bundle, request, over = plan.bundle, plan.request, plan.canvas
     if bundle.unet.config.channels_in == bundle.autoencoder.config.latents:
         return None
     _, height, width = bundle.latent_shape(request.width, request.height)
-    grey = torch.zeros(1, bundle.autoencoder.config.channels, request.height, request.width, device=bundle.device)
-    return torch.cat([torch.ones(1, 1, height, width, device=bundle.device), bundle.autoencoder.encode(grey)], dim=1)
+    picture = torch.zeros(1, bundle.autoencoder.config.channels, request.height, request.width, device=bundle.device)
+    mask = torch.ones(1, 1, height, width, device=bundle.device)
+    if over is not None and over.mask is not None:
+        hidden = torch.from_numpy(np.asarray(over.mask).astype(np.float32) >= 128)
+        picture = (images.to_tensor(over.picture) * ~hidden).to(bundle.device)
+        mask = F.max_pool2d(hidden[None, None].float(), bundle.autoencoder.config.factor).to(bundle.device)
+    return torch.cat([mask, bundle.autoencoder.encode(picture)], dim=1)
 
 
 def _pinned(bundle: Bundle, pictures: Course) -> Course:

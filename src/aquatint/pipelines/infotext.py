@@ -34,9 +34,13 @@ def infotext(record: Record) -> str:
         "Size": f"{request.width}x{request.height}",
         "Model hash": digest[:10] or None,
         "Model": record.model.name,
+        "Denoising strength": request.edit.strength if request.edit else None,
         "Clip skip": request.clip_skip if (request.clip_skip or 1) > 1 else None,
         "Eta DDIM" if request.sampler == "ddim" else "Eta": request.eta or None,
         "CFG rescale": request.rescale or None,
+        "Mask blur": request.edit.blur if request.edit and request.edit.mask else None,
+        "Inpaint area": "Only masked" if request.edit and request.edit.masked else None,
+        "Masked area padding": request.edit.padding if request.edit and request.edit.masked else None,
         "Hashes": json.dumps({"model": digest[:10]}) if digest else None,
         "Version": f"aquatint {record.aquatint}",
     }

@@ -2,7 +2,7 @@
 
 `parameters`  the infotext that AUTOMATIC1111's web UI made common: other programs and sites read it
 `aquatint`    our own record as JSON, lossless: what `aquatint again` paints from
-XMP           IPTC's mark of media made by a trained model (EU AI Act, article 50(2))
+XMP           IPTC's mark of media made by a trained model, or edited with one (EU AI Act, article 50(2))
 
 PNG holds the first two as text chunks; JPEG and WebP hold the infotext as EXIF UserComment, the record inside the XMP.
 Nothing that is written depends on the hour or on the other pictures of a request: a picture's file repeats too.
@@ -23,7 +23,8 @@ from aquatint.base.errors import UserError, unknown
 from aquatint.pipelines.infotext import infotext
 from aquatint.pipelines.record import Record
 
-MARK = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_KINDS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+MARK, MARK_OF_EDITS = f"{_KINDS}trainedAlgorithmicMedia", f"{_KINDS}compositeWithTrainedAlgorithmicMedia"
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 _XMP_CHUNK = "XML:com.adobe.xmp"
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
@@ -52,14 +53,15 @@ def encode(image: Image.Image, record: Record, format: str = "png") -> bytes:
         raise unknown("picture format", format, images.MIME)
     out = io.BytesIO()
     text, data = infotext(record), config.to_json(record)
+    mark = MARK_OF_EDITS if record.request.edit else MARK
     if format == "png":
         chunks = PngInfo()
         chunks.add_text("parameters", text)  # tEXt where Latin-1 will do, else iTXt
         chunks.add_text("aquatint", data)
-        chunks.add_itxt(_XMP_CHUNK, xmp(None))
+        chunks.add_itxt(_XMP_CHUNK, xmp(None, mark))
         image.save(out, "PNG", pnginfo=chunks, compress_level=6)
     else:
-        options: dict[str, Any] = {"exif": _exif(text), "xmp": xmp(data).encode()}
+        options: dict[str, Any] = {"exif": _exif(text), "xmp": xmp(data, mark).encode()}
         options |= {"quality": 95, "subsampling": 0} if format == "jpeg" else {"lossless": True, "quality": 80}
         image.save(out, format.upper(), **options)
     return out.getvalue()
@@ -87,7 +89,7 @@ def find(image: Image.Image) -> Found:
     if text is None:
         text = _user_comment(image)
     others = tuple(name for key, name in _OTHERS.items() if key in info)
-    marked = "digitalsourcetype/trainedAlgorithmicMedia" in packet
+    marked = MARK in packet or MARK_OF_EDITS in packet
     return Found(None if data is None else str(data), None if text is None else str(text), marked, others)
 
 
@@ -99,7 +101,7 @@ def format_of(name: str) -> str:
     raise UserError(f'"{name}" does not say which format is meant.', f"Names that end in {', '.join(FORMATS)}.")
 
 
-def xmp(data: str | None) -> str:
+def xmp(data: str | None, mark: str = MARK) -> str:
     """The XMP packet: the mark of AI-made media, the program, and our record where there is no better place for it."""
     inside = f"<aquatint:record>{html.escape(_xml_safe(data), quote=False)}</aquatint:record>" if data else ""
     return (
@@ -107,7 +109,7 @@ def xmp(data: str | None) -> str:
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:aquatint="urn:aquatint:1"'
-        f' xmp:CreatorTool="aquatint {__version__}" Iptc4xmpExt:DigitalSourceType="{MARK}">{inside}</rdf:Description>'
+        f' xmp:CreatorTool="aquatint {__version__}" Iptc4xmpExt:DigitalSourceType="{mark}">{inside}</rdf:Description>'
         '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     )
 

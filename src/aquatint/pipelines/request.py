@@ -14,6 +14,7 @@ from aquatint.diffusion.grids import GRIDS
 from aquatint.diffusion.names import grid_named, sampler_named
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.families import Family
+from aquatint.pipelines.edit import Edit
 from aquatint.pipelines.prompt import GRAMMARS
 
 LONGEST_PROMPT = 6_000  # characters; what any of them needs in a JPEG's or WebP's metadata still fits its 64 KiB
@@ -39,6 +40,7 @@ class Request:
     guidance           how much more than probable the prompt is to count (Ho & Salimans 2022); 1 is not at all more
     rescale            how much of the contrast that guidance adds is taken back (Lin et al. 2023), 0 ... 1
     eta                share of fresh noise a step, 0 ... 1, for samplers that take it
+    edit               the picture to begin from, and what of it is to change; None paints from noise alone
     grammar            how the prompts are read: a name in GRAMMARS (docs/prompts.md)
     clip_skip          which layer of the text encoder is read, counted from the end: 1 is the last; None the usual one
 
@@ -59,6 +61,7 @@ class Request:
     options: tuple[tuple[str, float], ...] = ()
     grammar: str = "a1111"
     clip_skip: int | None = None
+    edit: Edit | None = None
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)
@@ -86,6 +89,7 @@ class Request:
     def resolved(self, family: Family) -> "Resolved":
         """The same request with the family's defaults where it said nothing; refuses what the family cannot do."""
         given, usual = _given(self), family.defaults
+        width, height = _own_size(self.edit, family.autoencoder.factor) or (usual.width, usual.height)
         name = self.sampler or usual.sampler
         options = SAMPLERS[name].options
         if self.eta is not None and "eta" not in options:
@@ -96,8 +100,8 @@ class Request:
                 takes = ", ".join(other for other in options if other != "eta") or "none"
                 raise UserError(f'The sampler "{name}" has no option "{option}".', f"Its options: {takes}.")
         filled: dict[str, Any] = {
-            "width": usual.width,
-            "height": usual.height,
+            "width": width,
+            "height": height,
             "steps": usual.steps,
             "sampler": name,
             "grid": usual_grid(family, name),
@@ -113,6 +117,11 @@ class Request:
         factor = family.autoencoder.factor
         if result.width % factor or result.height % factor:
             raise UserError(f"{result.width} x {result.height} pixels.", f"{family.name} takes multiples of {factor}.")
+        if not result.made:
+            raise UserError(
+                f"strength {result.edit.strength if result.edit else 1} of {result.steps} steps is not one step.",
+                "A strength and steps whose product is 1 or more.",
+            )
         return result
 
     def alone(self, seed: int) -> "Request":
@@ -136,6 +145,11 @@ class Resolved(Request):
         super().__post_init__()
         assert None not in (self.width, self.height, self.steps, self.sampler, self.grid, self.guidance, self.rescale)
 
+    @property
+    def made(self) -> int:
+        """The steps that are made: all of them, or an edit's share."""
+        return self.steps if self.edit is None else int(self.steps * self.edit.strength)
+
 
 def usual_grid(family: Family, sampler: str) -> str:
     """The grid that goes with a sampler: the family's own for its own sampler, else the one the sampler is known with.
@@ -150,6 +164,20 @@ def usual_grid(family: Family, sampler: str) -> str:
 def from_words(words: dict[str, Any]) -> Request:
     """A Request from plain data ({"prompt": ..., "steps": 20}), strictly: unknown fields are refused."""
     return config.from_data(Request, words)
+
+
+def _own_size(edit: Edit | None, factor: int) -> tuple[int, int] | None:
+    """The size that an edit brings with it, where it is painted as it is."""
+    if edit is None or edit.masked or edit.fit != "exact":
+        return None
+    width, height = edit.size
+    if width % factor or height % factor:
+        raise UserError(
+            f"The picture to edit is {width} x {height} pixels.",
+            f"Sides that are multiples of {factor}.",
+            "Say a size and how it is to fit: stretch, crop or pad.",
+        )
+    return width, height
 
 
 def _given(request: Request) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +44,8 @@ class Wanted:
 
     out: Annotated[str | None, Parameter(help="A folder or file; beside the picture if not given.")] = None
     anyway: Annotated[bool, Parameter(help="Paint even if it will be another picture.", negative="")] = False
+    image: Annotated[Path | None, Parameter(help="The picture that it was painted from, if it is an edit.")] = None
+    mask: Annotated[Path | None, Parameter(help="The mask of the edit.")] = None
     check: Annotated[bool, Parameter(help="Write nothing; exit with 1 if it comes out different.", negative="")] = False
     json: Annotated[bool, Parameter(help="Print one JSON line.", negative="")] = False
 
@@ -63,6 +65,7 @@ def again(
     """
     source, wanted = source or Source(), wanted or Wanted()
     original, record, request, format = read(picture, wanted.anyway)
+    request = with_pictures(request, wanted.image, wanted.mask)
     check_named(record, source, wanted.anyway)
     suffix = picture.suffix if picture.suffix.lower() in FORMATS else SUFFIXES[format]
     beside = str(picture.with_name(f"{picture.stem}-again{suffix}"))
@@ -107,6 +110,30 @@ def read(path: Path, anyway: bool) -> "tuple[Image.Image, Record | None, Request
             "--anyway paints the same words with the same settings.",
         )
     return original, None, request, format
+
+
+def with_pictures(request: "Request", image: Path | None, mask: Path | None) -> "Request":
+    """The request with the pictures of its edit at hand; UserError for one that lacks, or is another."""
+    from aquatint.pipelines.given import supplied
+
+    if request.edit is None:
+        if image is not None or mask is not None:
+            raise UserError("--image or --mask for a picture that is no edit.", "Neither.")
+        return request
+    given = {"image": (request.edit.image, image), "mask": (request.edit.mask, mask)}
+    found = {}
+    for name, (wanted, path) in given.items():
+        if wanted is None and path is not None:
+            raise UserError(f"--{name} for an edit that had none.", "Leave it out.")
+        if wanted is not None:
+            if path is None:
+                raise UserError(
+                    f'The picture was painted over "{wanted.name}" (sha256 {wanted.sha256[:10]}).',
+                    "That file again: a record holds no pixels.",
+                    f"Give it with --{name}.",
+                )
+            found[name] = supplied(wanted, path)
+    return replace(request, edit=replace(request.edit, image=found["image"], mask=found.get("mask")))
 
 
 def check_named(record: "Record | None", source: Source, anyway: bool) -> None:
@@ -161,7 +188,7 @@ def paint(bundle: "Bundle", request: "Request") -> "Picture":
     from aquatint.pipelines.generate import generate
 
     course = generate(bundle, request.alone(request.seeds[0]))
-    with Screen(request.resolved(bundle.family).steps, 1) as screen:
+    with Screen(request.resolved(bundle.family).made, 1) as screen:
         for progress in course:
             screen.step(progress.index, progress.total, progress.number, progress.count, progress.seed)
             if progress.picture is not None:

@@ -7,12 +7,13 @@ import re
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from aquatint.apps.cli.chance import Chance, settled
+from aquatint.apps.cli.edit import Editing, read_edit
 from aquatint.apps.cli.output import STANDARD_OUTPUT, Output
 from aquatint.base.errors import UserError
 
@@ -94,6 +95,7 @@ def generate(
     machine: Machine | None = None,
     showing: Showing | None = None,
     chance: Chance | None = None,
+    editing: Editing | None = None,
 ) -> None:
     """Paint pictures for a prompt.
 
@@ -101,7 +103,8 @@ def generate(
     `aquatint again FILE` paints it anew.
     """
     wishes, showing = wishes or Wishes(), showing or Showing()
-    requests = settled(read_request(prompt, wishes), chance)
+    request = replace(read_request(prompt, wishes), edit=read_edit(editing))
+    requests = settled(request, chance)
     output = Output(showing.out, showing.format, wishes.count)
     try:
         bundle = open_bundle(source, machine)
@@ -183,7 +186,7 @@ def paint(bundle: "Bundle", request: "Request", output: Output, showing: Showing
         print(f"note: {note}", file=sys.stderr)
     began = time.perf_counter()
     with ExitStack() as stack:
-        screen = stack.enter_context(Screen(request.resolved(bundle.family).steps, len(request.seeds)))
+        screen = stack.enter_context(Screen(request.resolved(bundle.family).made, len(request.seeds)))
         sketch = stack.enter_context(Sketch(bundle, request, output, screen)) if showing.preview else None
         for progress in course:
             screen.step(progress.index, progress.total, progress.number, progress.count, progress.seed)
