@@ -140,10 +140,7 @@ def look(path: Path, variant: str | None = None) -> Held:
         return store.hold(path, [("", file) for file in opened], notes=(note,) if note else ())
     with files.telling(path, "read"):
         names = sorted(entry.name for entry in path.iterdir())
-    single = [name for name in names if name.endswith(store.SUFFIX)]
-    pickled = [name for name in names if name.endswith(PICKLES)]
-    if pickled and not single:
-        raise UserError(f'"{path}" holds only pickles ({pickled[0]}).', "Weights in safetensors.", store.PICKLE_REMEDY)
+    single = [name for name in names if name.endswith((store.SUFFIX, *PICKLES))]
     raise UserError(
         f'"{path}" is a folder that holds no model.',
         "A diffusers folder (unet, vae, text_encoder), or one that aquatint saved.",
@@ -171,16 +168,15 @@ def _diffusers_folder(path: Path, variant: str | None) -> Held:
         if variant not in offered:
             others = ", ".join(sorted(there for there in offered if there)) or "none"
             raise UserError(f'"{path}" has no variant {variant}.', f"Variants there: {others}.", "Leave --variant out.")
-    opened: list[tuple[str, store.TensorFile]] = []
+    opened: list[tuple[str, store.File]] = []
     notes: list[str] = []
     for part, folder in diffusers.FOLDERS.items():
         found, note = store.find(path, folder, STEMS[part], variant)
         if not found:
-            pickled = any(file.name.endswith(PICKLES) for file in (path / folder).iterdir())
             raise UserError(
                 f'"{path}" lacks the weights of the {keymap.WORDS[part]} ({folder}/{STEMS[part]}.safetensors).',
-                "Weights in safetensors." if pickled else "A folder with the weights of all three nets.",
-                store.PICKLE_REMEDY if pickled else "Fetch it again.",
+                "A folder with the weights of all three nets.",
+                "Fetch it again.",
             )
         opened += [(f"{folder}/", file) for file in found]
         notes += [note] if note else []

@@ -1,9 +1,10 @@
-"""Safetensors files as lazy tensors: the heads are read and checked first, the bytes are mapped and read when needed.
+"""Files as lazy tensors: their heads are read and checked first, the bytes are mapped and read when needed.
 
 A mapping is private: nothing that is done to a tensor reaches the file. It is also why a file must not be changed or
 cut while a model made from it is in use: the system then ends the process. Copy a file that somebody else may touch.
 """
 
+import hashlib
 import mmap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,20 +17,13 @@ from torch import Tensor
 from aquatint.base import files
 from aquatint.base.errors import UserError
 from aquatint.weights.header import DTYPES, Entry, Header, Malformed, read_header
+from aquatint.weights.torchfile import TorchFile, is_torch
 
 LARGEST_JSON = 4 * 2**20
 SUFFIX, INDEX = ".safetensors", ".safetensors.index"
-_SAFETENSORS = "Weights in the safetensors format are read."
-PICKLE_REMEDY = (
-    "Convert it to safetensors where you trust its source, and give that file: a pickle can run any code when it is "
-    "opened, so aquatint opens none."
-)
+OLD_SUFFIX = ".bin"  # of weights in a folder, as torch.save wrote them
+_SAFETENSORS = "Weights in safetensors, or as torch.save writes them, are read."
 MAGICS: tuple[tuple[bytes, str, str], ...] = (
-    (b"PK\x03\x04", "a zip archive, as PyTorch saves its pickles (.ckpt, .pt, .bin)", PICKLE_REMEDY),
-    *(
-        (b"\x80" + bytes([protocol]), "a Python pickle (an old .ckpt, .pt or .bin)", PICKLE_REMEDY)
-        for protocol in range(2, 6)
-    ),
     (b"version https://git-lfs", "a pointer of git-lfs, not the file that it points to", 'Run "git lfs pull" there.'),
     (b"GGUF", "a GGUF file", "Get the same model as safetensors."),
     (b"\x89HDF", "an HDF5 file (Keras)", "Get the same model as safetensors."),
@@ -62,6 +56,10 @@ class TensorFile:
         aligned = flat.clone() if offset % dtype.itemsize else flat
         return aligned.view(dtype).reshape(entry.shape)
 
+    def sha256(self) -> str:
+        """Of the whole file, in hexadecimal."""
+        return hashlib.sha256(self._bytes).hexdigest()
+
     def data(self) -> memoryview:
         """All tensors' bytes, as they lie in the file."""
         return memoryview(self._bytes)[self.header.start :]
@@ -76,6 +74,16 @@ class TensorFile:
             self._bytes.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
+File = TensorFile | TorchFile
+
+
+def open_file(path: Path) -> File:
+    """A file with tensors in it; what it is, its first bytes say, and never its name."""
+    with files.reading(path, follow=False) as (file, _):
+        start = file.read(9)
+    return TorchFile(path) if is_torch(start) else TensorFile(path)
+
+
 @dataclass(frozen=True)
 class Held:
     """What lies at a path: tensors by name (in a folder "unet/conv_in.weight"), texts and documents beside them.
@@ -84,8 +92,8 @@ class Held:
     """
 
     path: Path
-    files: tuple[TensorFile, ...]
-    where: Mapping[str, tuple[TensorFile, str]]
+    files: tuple[File, ...]
+    where: Mapping[str, tuple[File, str]]
     metadata: Mapping[str, str] = field(default_factory=dict)
     documents: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -110,7 +118,7 @@ class Held:
         return {name: self.entry(name).shape for name in self.where}
 
 
-def hold(path: Path, opened: Iterable[tuple[str, TensorFile]], **more: Any) -> Held:
+def hold(path: Path, opened: Iterable[tuple[str, File]], **more: Any) -> Held:
     """Everything in several files, each with a prefix for its names."""
     opened = list(opened)
     where = {prefix + name: (file, name) for prefix, file in opened for name in file.header.entries}
@@ -147,7 +155,7 @@ def document(root: Path, name: str) -> Any:
     return data
 
 
-def find(root: Path, folder: str, stem: str, variant: str | None) -> tuple[list[TensorFile], str]:
+def find(root: Path, folder: str, stem: str, variant: str | None) -> tuple[list[File], str]:
     """The weights of one net in `root/folder`, in one file or in shards, and a note; no files if there are none.
 
     stem      "model" or "diffusion_pytorch_model"
@@ -171,12 +179,21 @@ def find(root: Path, folder: str, stem: str, variant: str | None) -> tuple[list[
                 "Name one with --variant.",
             )
         else:
-            return [], ""
+            return _old(root, within, stem, variant)
     middle = f".{variant}" if variant else ""
     index = f"{stem}{INDEX}{middle}.json"
     if (home / index).exists():
         return shards(root, within + index), note
     return [TensorFile(inside(root, within + f"{stem}{middle}{SUFFIX}"))], note
+
+
+def _old(root: Path, within: str, stem: str, variant: str | None) -> tuple[list[File], str]:
+    """The weights of one net as torch.save wrote them, which are read where there are no others."""
+    middle = f".{variant}" if variant else ""
+    for name in (f"{stem}{middle}{OLD_SUFFIX}", f"pytorch_{stem}{middle}{OLD_SUFFIX}"):
+        if (root / within / name).exists():
+            return [open_file(inside(root, within + name))], f"{within}{name} is a pickle, read as data"
+    return [], ""
 
 
 def variants(home: Path, stem: str) -> list[str | None]:
@@ -193,7 +210,7 @@ def variants(home: Path, stem: str) -> list[str | None]:
     return sorted(found, key=str)
 
 
-def shards(root: Path, index: str) -> list[TensorFile]:
+def shards(root: Path, index: str) -> list[File]:
     """The files that an index names, each checked to hold exactly the tensors that the index says."""
     data = document(root, index)
     table = data.get("weight_map")
@@ -203,7 +220,7 @@ def shards(root: Path, index: str) -> list[TensorFile]:
     for name, file in table.items():
         promised.setdefault(file, set()).add(name)
     folder = index.rpartition("/")[0]
-    opened = []
+    opened: list[File] = []
     for file, names in sorted(promised.items()):
         if Path(file).name != file or file in ("", ".", "..") or "\\" in file:
             raise UserError(
@@ -226,7 +243,8 @@ def shards(root: Path, index: str) -> list[TensorFile]:
 
 def single(path: Path) -> Held:
     """Everything in one file."""
-    return hold(path, [("", TensorFile(path))])
+    opened = open_file(path)
+    return hold(path, [("", opened)], notes=opened.notes if isinstance(opened, TorchFile) else ())
 
 
 def _header(path: Path, file: Any, size: int) -> Header:
