@@ -430,7 +430,7 @@ def test_again_of_a_foreign_picture_only_anyway(capfd: pytest.CaptureFixture[str
     foreign(tmp_path / "a.png")
     code, out, err = run(capfd, "again", "a.png", "--model", model, "--anyway")
     assert code == 0
-    assert "only words and settings are the same" in err
+    assert "words, settings and noise are the same" in err
     assert out.startswith("a-again.png  seed 1  different")
     with Image.open("a-again.png") as picture:
         assert "Sampler: Euler a" in picture.text["parameters"]  # type: ignore[attr-defined]

@@ -14,12 +14,12 @@ import torch
 from tests.diffusion.mixture import SIGNAL, Mixture
 from torch import Tensor
 
-from aquatint.base.noise import MIDSTEP, STEP, Noise
-from aquatint.diffusion.denoisers import Conditioning, predictor
+from aquatint.base.noise import LATE, MIDSTEP, STEP, Noise
+from aquatint.diffusion.denoisers import Conditioning, first, predictor
 from aquatint.diffusion.grids import GRIDS
 from aquatint.diffusion.prediction import PREDICTIONS
 from aquatint.diffusion.samplers import SAMPLERS
-from aquatint.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from aquatint.diffusion.schedule import Level, NoiseSchedule, ScheduleConfig
 
 SCHEDULE = NoiseSchedule(ScheduleConfig())
 NOISE = Noise([11, 2**63 + 5])
@@ -272,6 +272,104 @@ def er_sde(model: Model, y: Tensor, ts: list[float], sigmas: list[float]) -> Ten
     return y
 
 
+def sa_solver(model: Model, y: Tensor, ts: list[float], sigmas: list[float]) -> Tensor:
+    """Xue et al. 2023, equations 14 and 17: Lagrange's polynomials integrated by quadrature; noise everywhere."""
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+
+    def lagrange(places: list[float], j: int, at: np.ndarray) -> np.ndarray:
+        value = np.ones_like(at)
+        for k, place in enumerate(places):
+            if k != j:
+                value = value * (at - place) / (places[j] - place)
+        return value
+
+    def step(y: Tensor, s: float, n: float, known: list[tuple[float, Tensor]], tau: float) -> Tensor:
+        start, end = -math.log(s), -math.log(n)
+        at = start + (end - start) * (nodes + 1) / 2
+        weight = weights * (end - start) / 2 * (1 + tau**2) * np.exp((1 + tau**2) * (at - end))
+        places = [place for place, _ in known]
+        total = math.exp(-(tau**2) * (end - start)) * n / s * y
+        return total + sum(float(np.sum(weight * lagrange(places, j, at))) * x0 for j, (_, x0) in enumerate(known))
+
+    low, high = (math.exp(np.interp(t, np.arange(1000), np.log(SIGMAS))) for t in (0.2 * 999, 0.8 * 999))
+    last, values, start, new, tau = len(ts) - 1, [], y, 0 * y, 0.0
+    for i in range(last):
+        x0 = k_model(model, y, ts[i], sigmas[i])
+        values = [(-math.log(sigmas[i]), x0), *values]
+        if sigmas[i + 1] == 0:
+            return x0
+        if i > 0:
+            y = step(start, sigmas[i - 1], sigmas[i], values[: min(4, last - i)], tau) + new
+        start, tau = y, 1.0 if low <= sigmas[i + 1] <= high else 0.0
+        new = sigmas[i + 1] * math.sqrt(1 - (sigmas[i + 1] / sigmas[i]) ** (2 * tau**2)) * fresh(i)
+        y = step(y, sigmas[i], sigmas[i + 1], values[: min(3, last - 1 - i)], tau) + new
+    return y
+
+
+def seeds_3(model: Model, y: Tensor, ts: list[float], sigmas: list[float]) -> Tensor:
+    """Gonzalez et al. 2023, algorithm 3 for x0, with the integrals of 1 and of u by quadrature."""
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    draws = {STEP: 0.0, MIDSTEP: 1 / 3, LATE: 2 / 3}
+
+    def carried(y: Tensor, s: float, n: float, first: Tensor, slope: Tensor | float) -> Tensor:
+        h = math.log(s / n)
+        u = h * (nodes + 1) / 2
+        weight = weights * h * np.exp(2 * (u - h))
+        return (n / s) ** 2 * y + float(np.sum(weight)) * first + float(np.sum(weight * u)) * slope
+
+    for i in range(len(ts) - 1):
+        s, n = sigmas[i], sigmas[i + 1]
+        x0 = k_model(model, y, ts[i], s)
+        if n == 0:
+            return x0
+        h = math.log(s / n)
+        path = {}
+        for part in (1 / 3, 2 / 3, 1.0):  # the SDE's noise up to each part, from independent pieces
+            path[part] = 0.0
+            for draw, begin in draws.items():
+                if begin < part - 1e-9:
+                    piece = NOISE.normal((4, 8, 8), step=i, draw=draw).double()
+                    kept = math.exp(-h * (part - begin - 1 / 3))
+                    path[part] = path[part] + kept * (1 - math.exp(-2 * h / 3)) ** 0.5 * piece
+        one, two = s * math.exp(-h / 3), s * math.exp(-2 * h / 3)
+        x1 = k_model(model, carried(y, s, one, x0, 0.0) + one * path[1 / 3], time_of(one), one)
+        x2 = carried(y, s, two, x0, (x1 - x0) / (h / 3)) + two * path[2 / 3]
+        x2 = k_model(model, x2, time_of(two), two)
+        y = carried(y, s, n, x0, (x2 - x0) / (2 * h / 3)) + n * path[1.0]
+    return y
+
+
+def heunpp2(model: Model, y: Tensor, ts: list[float], sigmas: list[float]) -> Tensor:
+    for i in range(len(ts) - 1):
+        ahead, slopes, shares = y, [], []
+        for k in range(i, min(i + 3, len(ts) - 1)):
+            slopes.append((ahead - k_model(model, ahead, ts[k], sigmas[k])) / sigmas[k])
+            shares.append(sigmas[k] / sigmas[0])
+            ahead = ahead + (sigmas[k + 1] - sigmas[k]) * slopes[-1]
+        shares = [share / len(slopes) for share in shares]
+        shares[0] = 1 - sum(shares[1:])
+        y = y + (sigmas[i + 1] - sigmas[i]) * sum(share * slope for share, slope in zip(shares, slopes, strict=True))
+    return y
+
+
+def res_multistep_a(model: Model, y: Tensor, ts: list[float], sigmas: list[float]) -> Tensor:
+    """res_multistep down to a lower level, and new noise; the last step's length is measured to that level."""
+    before = None
+    for i in range(len(ts) - 1):
+        x0, (up, down) = k_model(model, y, ts[i], sigmas[i]), up_and_down(sigmas[i], sigmas[i + 1])
+        if sigmas[i + 1] == 0:
+            return x0
+        h = math.log(sigmas[i]) - math.log(down)
+        one = math.expm1(-h) / -h
+        two = (one - 1) / -h
+        y = math.exp(-h) * y + h * one * x0
+        if before is not None:
+            y = y + h * two * h / before[0] * (x0 - before[1])
+        before = h, x0
+        y = y + up * fresh(i)
+    return y
+
+
 def epsilon(model: Model, x: Tensor, t: int) -> Tensor:
     return (x - SIGNAL[t] ** 0.5 * model(x, t)) / (1 - SIGNAL[t]) ** 0.5
 
@@ -331,6 +429,7 @@ def pndm(model: Model, x: Tensor, n: int) -> Tensor:
 def cases() -> Iterator[tuple[str, str, dict[str, float], str, Callable[[Model, int], Tensor]]]:
     """Sampler, grid, options, what the net says, and the reference from the unit noise X to the last x."""
     late = (dpm_2_a, dpmpp_2s_a, dpmpp_sde, dpmpp_3m_sde, ipndm, deis, gradient_estimation, res_multistep, er_sde)
+    late += (sa_solver, seeds_3, heunpp2, res_multistep_a)
     for method in (euler, euler_a, heun, lms, dpmpp_2m, *late):
         # between whole times a net is told t in float32, which eps and v would carry into x0
         for grid, prediction in ((linspace, "sample"), (karras, "sample"), (leading, "epsilon"), (leading, "v")):
@@ -366,4 +465,89 @@ def test_equal_to_algebra(name, grid, options, prediction, reference, steps):
     expected = reference(model, steps)
     assert last.x.dtype == torch.float64
     assert expected.std() > 0.5
+    assert (last.x - expected).abs().max() / expected.std() < 1e-9
+
+
+# CFG++ in k-diffusion's y: `two` gives what guidance says and what the negative alone says.
+
+Two = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+
+
+def dpmpp_2m_cfg_pp(two: Two, y: Tensor, sigmas: list[float]) -> Tensor:
+    old = None
+    for i in range(len(sigmas) - 1):
+        x0, away = two(y, sigmas[i])
+        if sigmas[i + 1] == 0:
+            return x0
+        q = sigmas[i + 1] / sigmas[i]
+        y = x0 + q * (y - away)
+        if old is not None:
+            lean = math.log(sigmas[i] / sigmas[i + 1]) / math.log(sigmas[i - 1] / sigmas[i]) / 2
+            y = y + (1 - q) * lean * (x0 - old)
+        old = away
+    return y
+
+
+def dpmpp_2s_a_cfg_pp(two: Two, y: Tensor, sigmas: list[float]) -> Tensor:
+    for i in range(len(sigmas) - 1):
+        x0, away = two(y, sigmas[i])
+        if sigmas[i + 1] == 0:
+            return x0
+        up, down = up_and_down(sigmas[i], sigmas[i + 1])
+        middle = (sigmas[i] * down) ** 0.5
+        other = two(away + middle / sigmas[i] * (y - away), middle)[1]
+        y = other + down / sigmas[i] * (y - other) + up * fresh(i) + (x0 - away)
+    return y
+
+
+def res_multistep_cfg_pp(two: Two, y: Tensor, sigmas: list[float]) -> Tensor:
+    old = None
+    for i in range(len(sigmas) - 1):
+        x0, away = two(y, sigmas[i])
+        if sigmas[i + 1] == 0:
+            return x0
+        h = math.log(sigmas[i] / sigmas[i + 1])
+        one = math.expm1(-h) / -h
+        if old is None:
+            y = x0 + sigmas[i + 1] * (y - away) / sigmas[i]
+        else:
+            back = -math.log(sigmas[i - 1] / sigmas[i]) / h
+            later = (one - 1) / -h / back
+            y = math.exp(-h) * (y + x0 - away) + h * ((one - later) * away + later * old)
+        old = away
+    return y
+
+
+def gradient_estimation_cfg_pp(two: Two, y: Tensor, sigmas: list[float]) -> Tensor:
+    old = None
+    for i in range(len(sigmas) - 1):
+        x0, away = two(y, sigmas[i])
+        if sigmas[i + 1] == 0:
+            return x0
+        d = (y - away) / sigmas[i]
+        y = x0 + d * sigmas[i + 1] + (0 if old is None else (sigmas[i + 1] - sigmas[i]) * (d - old))
+        old = d
+    return y
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize(
+    "reference", [dpmpp_2m_cfg_pp, dpmpp_2s_a_cfg_pp, res_multistep_cfg_pp, gradient_estimation_cfg_pp]
+)
+def test_cfg_pp_equals_algebra(reference, steps):
+    truth = Mixture("sample")
+    levels = GRIDS["karras"](SCHEDULE, steps)
+
+    def pair(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        x0 = truth.x0(x, level.alpha, level.sigma)
+        return 1.1 * x0, x0
+
+    def two(y: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        alpha = (1 + sigma**2) ** -0.5
+        x0 = truth.x0(alpha * y, alpha, alpha * sigma)
+        return 1.1 * x0, x0
+
+    x = SCHEDULE.prior(levels[0], X)
+    *_, last = SAMPLERS[reference.__name__](first(pair), x, levels, NOISE, schedule=SCHEDULE, pair=pair)
+    expected = reference(two, X * (1 + levels[0].ratio ** 2) ** 0.5, [level.ratio for level in levels])
     assert (last.x - expected).abs().max() / expected.std() < 1e-9

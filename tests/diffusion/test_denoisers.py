@@ -144,13 +144,14 @@ def test_held_shows_the_net_the_known_picture_at_the_levels_noise():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_held_keeps_the_known_region_with_every_sampler(name):
     """Exactly, where the last step is the denoiser's own answer; to rounding where it is a mean of eps."""
-    noise = Noise([1, 2, 3])
+    some = slice(0, 1 if SAMPLERS[name].alone else 3)
+    noise, known = Noise([1, 2, 3][some]), KNOWN[some]
     eps = noise.normal((4, 8, 8))
     levels = linspace(SCHEDULE, 12)
-    denoise = held(predictor(Net(), VELOCITY, Conditioning(COND.context)), KNOWN, HALF, eps)
+    denoise = held(predictor(Net(), VELOCITY, Conditioning(COND.context[some])), known, HALF[some], eps)
     x = SCHEDULE.prior(levels[0], eps)
     *_, last = SAMPLERS[name](denoise, x, levels, noise, schedule=SCHEDULE)
-    torch.testing.assert_close(last.x[..., :4], KNOWN[..., :4], atol=1e-5, rtol=0)
+    torch.testing.assert_close(last.x[..., :4], known[..., :4], atol=1e-5, rtol=0)
     if name in ("ddim", "euler", "euler_a", "heun", "dpmpp_2m"):
-        assert torch.equal(last.x[..., :4], KNOWN[..., :4])
-    assert (last.x - KNOWN)[..., 4:].abs().mean() > 0.1
+        assert torch.equal(last.x[..., :4], known[..., :4])
+    assert (last.x - known)[..., 4:].abs().mean() > 0.1

@@ -6,15 +6,35 @@ from itertools import pairwise
 import pytest
 
 from aquatint.base.errors import UserError
-from aquatint.diffusion.grids import AYS_SD15, AYS_SDXL, GRIDS, beta_quantile, karras, leading, linspace, trailing
+from aquatint.diffusion.grids import (
+    AYS_SD15,
+    AYS_SDXL,
+    GRIDS,
+    beta_quantile,
+    karras,
+    leading,
+    linspace,
+    options_of,
+    trailing,
+    visited,
+)
 from aquatint.diffusion.schedule import CLEAN, NoiseSchedule, ScheduleConfig
 
 SD = NoiseSchedule(ScheduleConfig())
 COSINE = NoiseSchedule(ScheduleConfig(kind="cosine"))
 ZERO = NoiseSchedule(ScheduleConfig(zero_terminal=True))
 ALIGNED = ("align_your_steps", "align_your_steps_xl")
-ENDLESS = ("leading", "ddim_uniform", "karras", "exponential", "kl_optimal", "linear_quadratic", *ALIGNED)
-MOST = {"lcm": 50}
+ENDLESS = (
+    "leading",
+    "ddim_uniform",
+    "karras",
+    "exponential",
+    "polyexponential",
+    "kl_optimal",
+    "linear_quadratic",
+    *ALIGNED,
+)
+MOST = {"lcm": 50, "turbo": 10}
 COUNTS = [1, 2, 3, 7, 10, 12, 30, 50, 333, 999]
 
 
@@ -133,3 +153,28 @@ def test_linear_quadratic():
 def test_lcm_takes_from_fifty_times():
     assert [level.t for level in GRIDS["lcm"](SD, 4)] == [999, 759, 499, 259, 0]
     assert {level.t for level in GRIDS["lcm"](SD, 50)} == {0, *range(19, 1000, 20)}
+
+
+def test_turbo_takes_from_ten_times():
+    assert [level.t for level in GRIDS["turbo"](SD, 4)] == [999, 899, 799, 699, 0]
+
+
+def test_polyexponential_formula():
+    high, low = SD.at(999).ratio, SD.at(0).ratio
+    for rho in (0.5, 1.0, 2.0):
+        for k, level in enumerate(GRIDS["polyexponential"](SD, 20, rho=rho)[:-1]):
+            logs = (1 - k / 19) ** rho * (math.log(high) - math.log(low)) + math.log(low)
+            assert level.ratio == pytest.approx(math.exp(logs), rel=1e-12)
+    ratios = [level.ratio for level in GRIDS["polyexponential"](SD, 20)]
+    assert ratios == pytest.approx([level.ratio for level in GRIDS["exponential"](SD, 20)])
+
+
+def test_options_of_grids():
+    assert options_of("karras") == {"rho": 7.0, "discard": 0.0}
+    assert visited("karras", SD, 9, {"order": 2.0}) == karras(SD, 9)
+    assert visited("karras", SD, 9, {"rho": 3.0}) == karras(SD, 9, rho=3.0) != karras(SD, 9)
+    more = karras(SD, 10)
+    assert visited("karras", SD, 9, {"discard": 1.0}) == [*more[:-2], CLEAN]
+    for bad, match in (({"discard": 0.5}, "discard"), ({"rho": 0.0}, "rho")):
+        with pytest.raises(UserError, match=match):
+            visited("karras", SD, 9, bad)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from aquatint.diffusion.denoisers import Conditioning, Denoiser, guided, predictor
-from aquatint.diffusion.joined import composed, switched
+from aquatint.diffusion.denoisers import Conditioning, Denoiser, first, guided, held, paired, predictor
+from aquatint.diffusion.joined import composed, composed_pair, switched, wrapped
 from aquatint.diffusion.prediction import PREDICTIONS
 from aquatint.diffusion.schedule import CLEAN, Level, NoiseSchedule, ScheduleConfig
 
@@ -52,3 +52,33 @@ def test_who_answers() -> None:
     noise = Level(0.0, 1.0, 999.0)
     asked = [noise, LEVELS[0], LEVELS[1], between, LEVELS[2], LEVELS[3], CLEAN]
     assert [float(denoise(X, level).mean()) for level in asked] == [1, 1, 2, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.7])
+def test_a_pair_is_guidance_and_the_negative_alone(rescale: float) -> None:
+    kind = PREDICTIONS["v"]
+    away = predictor(net, kind, told(-0.2))
+    one = paired(net, kind, told(0.8), told(-0.2), 5.0, rescale)
+    several = composed_pair(net, kind, [(1.0, told(0.8))], told(-0.2), 5.0, rescale)
+    for level in LEVELS:
+        assert torch.equal(first(one)(X, level), guided(net, kind, told(0.8), told(-0.2), 5.0, rescale)(X, level))
+        for pair in (one, several):
+            assert torch.allclose(pair(X, level)[1], away(X, level), rtol=1e-5, atol=1e-5)
+
+
+def test_a_wrapper_goes_round_both_and_asks_once() -> None:
+    asked: list[Level] = []
+
+    def pair(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        asked.append(level)
+        return x + 1, x - 1
+
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., :2] = 1
+    known = torch.full((2, 4, 4, 4), 0.5)
+    both = wrapped(lambda denoise: held(denoise, known, mask, torch.zeros_like(X)), pair)
+    toward, away = both(X, LEVELS[0])
+    assert len(asked) == 1
+    for x0, step in ((toward, 1), (away, -1)):
+        assert torch.equal(x0[..., :2], known[..., :2])
+        assert torch.equal(x0[..., 2:], X[..., 2:] + step)

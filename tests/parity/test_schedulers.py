@@ -101,6 +101,7 @@ CASES = [
     Case("heun", "karras", 0, "HeunDiscrete", KARRAS),
     Case("dpmpp_2m", "trailing", 1, "DPMSolverMultistep", TRAILING),
     Case("dpmpp_2m", "karras", 1, "DPMSolverMultistep", KARRAS),
+    Case("dpmpp_2m", "exponential", 1, "DPMSolverMultistep", {"use_lu_lambdas": True}),
     Case("dpm_2", "trailing", 0, "KDPM2Discrete", TRAILING),
     Case("unipc", "trailing", 1, "UniPCMultistep", {"solver_order": 3, **TRAILING}),
 ]
@@ -348,3 +349,38 @@ def test_from_a_picture(masked, strength):
     *_, last = SAMPLERS["ddim"](denoise, levels[0].mix(x0, eps), levels, NOISE, schedule=SCHEDULE)
     mine = last.x0 * (1 - mask) + last.x * mask
     assert apart(mine, yours) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("orders", "tau", "steps", "bound"),
+    # its coefficients are differences of float32 exponentials; test_algebra has ours in float64
+    [((1, 1), tau, steps, 5e-4) for tau in (0.0, 0.6, 1.0) for steps in (10, 50)]
+    + [(orders, tau, 30, 5e-3) for orders in ((3, 3), (3, 4)) for tau in (0.0, 0.6)],
+)
+def test_sa_solver(orders, tau, steps, bound, monkeypatch):
+    """At order 2 SASolverScheduler adds a term that the method has not; it ends at the table's first entry."""
+    noisy(monkeypatch, "sasolver")
+    options = {"predictor_order": orders[0], "corrector_order": orders[1], "lower_order_final": False, **TRAILING}
+    scheduler = diffusers.SASolverScheduler(tau_func=lambda t: tau, **options, **TABLE)
+    yours = theirs(scheduler, Mixture("epsilon"), steps)
+    words = {"predictor_order": orders[0], "corrector_order": orders[1], "sde_start": 0.0, "sde_end": 1.0, "eta": tau}
+    mine = ours("sa_solver", Mixture("epsilon"), down_to_the_table(steps), 1, **words)
+    assert (mine - yours).abs().max() <= bound * yours.std()
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+def test_ipndm(steps):
+    """IPNDMScheduler has a schedule of its own, remembers pure noise, and takes a mean of eps to the clean end: so from
+    its second level to its last but one.
+    """
+    scheduler = diffusers.IPNDMScheduler()
+    scheduler.set_timesteps(steps)
+    pairs = list(zip(scheduler.alphas, scheduler.betas, scheduler.timesteps, strict=False))[1:]
+    levels = [Level(float(alpha), float(sigma), 0.0) for alpha, sigma, _ in pairs]
+    net, x = Mixture("sample"), NOISE.normal(SHAPE, draw=PRIOR)
+    *_, last = SAMPLERS["ipndm"](lambda x, level: net.x0(x, level.alpha, level.sigma), x, levels, NOISE)
+    for level, (_, _, t) in zip(levels[:-1], pairs, strict=False):
+        x0 = net.x0(x, level.alpha, level.sigma)
+        out = (level.alpha * (x - level.alpha * x0) / level.sigma - level.sigma * x0).to(x.dtype)
+        x = scheduler.step(out, t, x).prev_sample
+    assert (last.x - x).abs().max() <= 1e-4 * x.std()

@@ -12,6 +12,7 @@ from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.families import SD15_INPAINT, TINY
 from aquatint.pipelines.bundle import Bundle, NonFiniteError
 from aquatint.pipelines.generate import generate
+from aquatint.pipelines.infotext import parse_infotext, request_from
 from aquatint.pipelines.picture import Picture
 from aquatint.pipelines.record import record_from
 from aquatint.pipelines.request import Request
@@ -196,3 +197,24 @@ def test_a_model_that_takes_pooled_text() -> None:
     family = replace(TINY, unet=replace(TINY.unet, vector=TINY.text.width))
     bundle = tiny_bundle(family)
     assert digest(bundle.paint("a red apple", steps=2)) != digest(bundle.paint("two cats", steps=2))
+
+
+def test_the_noise_of_other_programs(bundle: Bundle) -> None:
+    """The first latents are what that program's generator gives, and the infotext says whose they are."""
+    pictures = {}
+    for source, word in (("aquatint", None), ("cpu", "CPU"), ("nv", "NV")):
+        *_, last = generate(bundle, Request("a cat", seeds=(7,), steps=2, sampler="euler_a", noise=source))
+        assert last.picture is not None
+        pictures[source] = last.picture.image.tobytes()
+        told = parse_infotext(last.picture.metadata()["parameters"])
+        assert told.settings.get("RNG") == word
+        assert request_from(told).noise == source
+    assert len(set(pictures.values())) == 3
+    *_, moved = generate(bundle, Request("a cat", seeds=(7,), steps=2, sampler="euler_a", noise="cpu", ensd=31337))
+    assert moved.picture is not None
+    assert moved.picture.image.tobytes() != pictures["cpu"]
+    assert parse_infotext(moved.picture.metadata()["parameters"]).settings["ENSD"] == "31337"
+    with pytest.raises(UserError, match="ensd = 5"):
+        Request("a cat", ensd=5)
+    theirs = parse_infotext("a cat\nSteps: 2, Sampler: Euler a, CFG scale: 7, Seed: 7, Size: 64x64, Version: v1.10.1")
+    assert request_from(theirs).noise == "nv"

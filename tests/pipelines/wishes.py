@@ -4,12 +4,24 @@ from hypothesis import strategies as st
 
 from aquatint.diffusion.grids import GRIDS
 from aquatint.diffusion.samplers import SAMPLERS
+from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.prompt import GRAMMARS
 from aquatint.pipelines.request import Request
 
 texts = st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("\n\t\r,:\"'\\&<>{}()"), max_size=60)
 sides = st.none() | st.integers(1, 512).map(lambda n: 8 * n)
 unit = st.none() | st.floats(0, 1)
+weight = st.floats(-100, 100)
+names = texts.filter(lambda text: bool(text.strip())).map(
+    lambda text: text.strip().replace("/", "").replace("\\", "") or "x"
+)
+loras = st.builds(
+    Lora,
+    name=names,
+    weight=weight,
+    text_weight=st.none() | weight,
+    blocks=st.dictionaries(st.sampled_from(["IN00", "M00", "BASE"]), weight).map(lambda d: tuple(d.items())),
+)
 requests = st.builds(
     Request,
     prompt=texts.filter(lambda text: bool(text.strip())),
@@ -24,6 +36,9 @@ requests = st.builds(
     rescale=unit,
     eta=unit,
     options=st.dictionaries(st.text(max_size=8), st.floats(-10, 10), max_size=2).map(lambda d: tuple(d.items())),
+    noise=st.sampled_from(["cpu", "nv"]),
+    ensd=st.integers(-(2**64) + 1, 2**64 - 1),
     grammar=st.sampled_from(sorted(GRAMMARS)),
     clip_skip=st.none() | st.integers(1, 2),
+    loras=st.lists(loras, max_size=2).map(tuple),
 )

@@ -39,6 +39,7 @@ WEIGHTS = 8  # initial weights
 MIDSTEP = 9  # fresh noise of a step's second part
 CHOICE = 10  # what chance chooses in a prompt
 FILL = 11  # what a masked part begins from
+LATE = 12  # fresh noise of a step's third part
 
 WORD = 0xFFFFFFFF
 BLOCKS = 1 << 24

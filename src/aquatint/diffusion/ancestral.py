@@ -1,5 +1,6 @@
 """Samplers of second order with a point between two levels, and those that renew part of the noise at every step."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -7,14 +8,29 @@ from aquatint.base.errors import UserError
 from aquatint.base.noise import MIDSTEP, STEP, Noise
 from aquatint.diffusion.denoisers import Denoiser
 from aquatint.diffusion.schedule import Latents, Level, NoiseSchedule
-from aquatint.diffusion.steps import Step, between, drift, fresh, lifted, move, parted
+from aquatint.diffusion.steps import Step, between, check_eta, churned, drift, fresh, lifted, move, parted
 
 
 def dpm_2(
-    denoise: Denoiser, x: Latents, levels: Sequence[Level], noise: Noise, *, schedule: NoiseSchedule
+    denoise: Denoiser,
+    x: Latents,
+    levels: Sequence[Level],
+    noise: Noise,
+    *,
+    schedule: NoiseSchedule,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
 ) -> Iterator[Step]:
-    """The midpoint rule, with the midpoint in log(sigma / alpha): Karras et al. 2022's second-order step (DPM2)."""
-    return dpm_2_a(denoise, x, levels, noise, schedule=schedule, eta=0.0)
+    """The midpoint rule, with the midpoint in log(sigma / alpha): Karras et al. 2022's second-order step (DPM2).
+
+    A1111 and ComfyUI leave out the grid's last noisy level with it: the option discard of a grid (docs/samplers.md).
+    """
+    total = len(levels) - 1
+    for index, (level, there) in enumerate(pairwise(levels)):
+        x, here = churned(schedule, x, level, noise, index, total, s_churn, s_tmin, s_tmax)
+        x0, x = _midpoint(denoise, schedule, x, here, there)
+        yield Step(index, total, there, x, x0)
 
 
 def dpm_2_a(
@@ -27,16 +43,10 @@ def dpm_2_a(
     eta: float = 1.0,
 ) -> Iterator[Step]:
     """DPM2 down to a level below the next, and new noise up to it (k-diffusion's ancestral DPM2)."""
-    _check_eta(eta)
+    check_eta(eta)
     for index, (here, there) in enumerate(pairwise(levels)):
-        x0 = denoise(x, here)
         down, up = parted(schedule, here, there, eta)
-        if here.alpha > 0 and down.sigma > 0:
-            middle = between(schedule, here, down)
-            ahead = drift(x, x0, here, middle)
-            x = move(x, middle.eps(ahead, denoise(ahead, middle)), here, down)
-        else:
-            x = drift(x, x0, here, down)
+        x0, x = _midpoint(denoise, schedule, x, here, down)
         x = lifted(x, down, there, up, fresh(noise, x, index) if up else None)
         yield Step(index, len(levels) - 1, there, x, x0)
 
@@ -51,7 +61,7 @@ def dpmpp_2s_a(
     eta: float = 1.0,
 ) -> Iterator[Step]:
     """DPM-Solver++(2S), ancestral: x0 from halfway in lambda carries the whole step (Lu et al. 2022, algorithm 1)."""
-    _check_eta(eta)
+    check_eta(eta)
     for index, (here, there) in enumerate(pairwise(levels)):
         x0 = guess = denoise(x, here)
         down, up = parted(schedule, here, there, eta)
@@ -78,7 +88,7 @@ def dpmpp_sde(
     The new noise up to the point between and up to the step's end is one Brownian path over sigma / alpha: its second
     piece is a draw of its own, MIDSTEP, and not seen before.
     """
-    _check_eta(eta)
+    check_eta(eta)
     if not 0 < r < 1:
         raise UserError(f"r {r}.", "It takes a share of the step, between 0 and 1.", "")
     for index, (here, there) in enumerate(pairwise(levels)):
@@ -137,6 +147,13 @@ def tcd(
         yield Step(index, len(levels) - 1, there, x, x0)
 
 
-def _check_eta(eta: float) -> None:
-    if not 0 <= eta <= 1:
-        raise UserError(f"eta {eta}.", "It takes 0 (none of the noise is new) to 1.", "")
+def _midpoint(
+    denoise: Denoiser, schedule: NoiseSchedule, x: Latents, here: Level, there: Level
+) -> tuple[Latents, Latents]:
+    """x0 here, and x brought there along the eps from halfway."""
+    x0 = denoise(x, here)
+    if here.alpha == 0 or there.sigma == 0:
+        return x0, drift(x, x0, here, there)
+    middle = between(schedule, here, there)
+    ahead = drift(x, x0, here, middle)
+    return x0, move(x, middle.eps(ahead, denoise(ahead, middle)), here, there)

@@ -15,6 +15,8 @@ from aquatint.diffusion.schedule import Latents, Level
 Net: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 # denoise(x, level): the clean picture x0 that the noisy x is thought to hold, in x's precision (float32).
 Denoiser: TypeAlias = Callable[[Latents, Level], Latents]
+# pair(x, level): what the denoiser says, and what the negative alone says: CFG++ moves along the latter's eps.
+Pair: TypeAlias = Callable[[Latents, Level], tuple[Latents, Latents]]
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,43 @@ def guided(
     """
     if scale == 1:
         return predictor(net, prediction, cond)
+    return first(paired(net, prediction, cond, negative, scale, rescale))
+
+
+def paired(
+    net: Net,
+    prediction: Prediction,
+    cond: Conditioning,
+    negative: Conditioning,
+    scale: float,
+    rescale: float = 0.0,
+) -> Pair:
+    """What `guided` says, and the negative's own x0 beside it, from the same forward pass: for CFG++."""
     both = _stack(negative, cond)
 
-    def denoise(x: Latents, level: Level) -> Latents:
+    def denoise(x: Latents, level: Level) -> tuple[Latents, Latents]:
         away, toward = ask(net, torch.cat([x, x]), level, both).chunk(2)
         out = away + scale * (toward - away)
         if rescale:
             out = out * (rescale * spread(toward) / spread(out) + (1 - rescale))
-        return prediction.to_x0(x, out, level)
+        return prediction.to_x0(x, out, level), prediction.to_x0(x, away, level)
 
     return denoise
+
+
+def first(pair: Pair) -> Denoiser:
+    """The denoiser of a pair."""
+    return lambda x, level: pair(x, level)[0]
+
+
+def alike(denoise: Denoiser) -> Pair:
+    """A denoiser as a pair of itself, as if there were no guidance."""
+
+    def both(x: Latents, level: Level) -> tuple[Latents, Latents]:
+        x0 = denoise(x, level)
+        return x0, x0
+
+    return both
 
 
 def held(denoise: Denoiser, known: Latents, mask: Float[Tensor, "#b 1 h w"], eps: Latents) -> Denoiser:

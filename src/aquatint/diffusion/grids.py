@@ -7,13 +7,35 @@ is another last item: [*leading(schedule, steps)[:-1], CLEAN] is diffusers' lead
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import TypeAlias
 
 from aquatint.base.errors import UserError
 from aquatint.diffusion.schedule import CLEAN, Level, NoiseSchedule
 
-Grid: TypeAlias = Callable[[NoiseSchedule, int], list[Level]]
+# grid(schedule, steps) -> steps + 1 levels; options, if it has any, are keyword-only numbers with defaults
+Grid: TypeAlias = Callable[..., list[Level]]
+
+
+def visited(name: str, schedule: NoiseSchedule, steps: int, options: Mapping[str, float]) -> list[Level]:
+    """The levels of the grid of that name, with those of the options that are its own.
+
+    discard, which every grid takes, is 1 to leave out the last noisy level (and to divide the way by one step more), as
+    A1111 and ComfyUI do for DPM2.
+    """
+    own = {option: value for option, value in options.items() if option in options_of(name)}
+    discard = own.pop("discard", 0.0)
+    if discard not in (0, 1):
+        raise UserError(f"discard {discard:g}.", "0 or 1.", "")
+    levels = GRIDS[name](schedule, steps + int(discard), **own)
+    return [*levels[:-2], levels[-1]] if discard else levels
+
+
+def options_of(name: str) -> dict[str, float]:
+    """The options that a grid takes, with their defaults."""
+    parameters = signature(GRIDS[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | {"discard": 0.0}
 
 
 def leading(schedule: NoiseSchedule, steps: int) -> list[Level]:
@@ -48,10 +70,10 @@ def linspace(schedule: NoiseSchedule, steps: int) -> list[Level]:
     return [schedule.at(schedule.last * (1 - part)) for part in _parts(steps)] + [CLEAN]
 
 
-def karras(schedule: NoiseSchedule, steps: int) -> list[Level]:
+def karras(schedule: NoiseSchedule, steps: int, *, rho: float = 7.0) -> list[Level]:
     """sigma / alpha evenly in its seventh root: many steps where there is little noise (Karras et al. 2022, eq. 5)."""
     high, low = _ends("karras", schedule, steps)
-    rho = 7
+    _check_rho(rho)
     first, last = high ** (1 / rho), low ** (1 / rho)
     return [schedule.at_ratio((first + part * (last - first)) ** rho) for part in _parts(steps)] + [CLEAN]
 
@@ -60,6 +82,13 @@ def exponential(schedule: NoiseSchedule, steps: int) -> list[Level]:
     """sigma / alpha evenly in its logarithm."""
     high, low = _ends("exponential", schedule, steps)
     return [schedule.at_ratio(high * (low / high) ** part) for part in _parts(steps)] + [CLEAN]
+
+
+def polyexponential(schedule: NoiseSchedule, steps: int, *, rho: float = 1.0) -> list[Level]:
+    """The logarithm of sigma / alpha along a power of the way; rho 1 is `exponential`, more stays longer at the end."""
+    high, low = _ends("polyexponential", schedule, steps)
+    _check_rho(rho)
+    return [schedule.at_ratio(low * (high / low) ** ((1 - part) ** rho)) for part in _parts(steps)] + [CLEAN]
 
 
 def ddim_uniform(schedule: NoiseSchedule, steps: int) -> list[Level]:
@@ -131,6 +160,12 @@ def linear_quadratic(schedule: NoiseSchedule, steps: int) -> list[Level]:
     gone = [k * edge / straight for k in range(straight)]
     gone += [square * k**2 + slope * k + square * straight**2 for k in range(straight, steps)]
     return [schedule.at_ratio(high * (1 - part)) for part in gone] + [CLEAN]
+
+
+def turbo(schedule: NoiseSchedule, steps: int) -> list[Level]:
+    """The ten times at which SD-Turbo and SDXL-Turbo were distilled, from the end of the table (Sauer et al. 2023)."""
+    _check("turbo", steps, 10)
+    return [schedule.at(schedule.last - k * (schedule.last + 1) // 10) for k in range(steps)] + [CLEAN]
 
 
 def lcm(schedule: NoiseSchedule, steps: int) -> list[Level]:
@@ -211,6 +246,11 @@ def _ends(name: str, schedule: NoiseSchedule, steps: int) -> tuple[float, float]
     return high, low
 
 
+def _check_rho(rho: float) -> None:
+    if not 0.1 <= rho <= 100:
+        raise UserError(f"rho {rho:g}.", "0.1 to 100.", "")
+
+
 def _check(name: str, steps: int, most: int) -> None:
     if not 1 <= steps <= most:
         raise UserError(f"{steps} steps.", f'The "{name}" grid takes 1 to {most} steps for this model.', "")
@@ -230,6 +270,7 @@ GRIDS: dict[str, Grid] = {
     "linspace": linspace,
     "karras": karras,
     "exponential": exponential,
+    "polyexponential": polyexponential,
     "ddim_uniform": ddim_uniform,
     "sgm_uniform": sgm_uniform,
     "simple": simple,
@@ -239,4 +280,5 @@ GRIDS: dict[str, Grid] = {
     "align_your_steps_xl": align_your_steps_xl,
     "linear_quadratic": linear_quadratic,
     "lcm": lcm,
+    "turbo": turbo,
 }

@@ -1,10 +1,13 @@
 """Several prompts in one picture: side by side, or one after the other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from aquatint.diffusion.denoisers import Conditioning, Denoiser, Net, ask, spread
+from aquatint.diffusion.denoisers import Conditioning, Denoiser, Net, Pair, ask, first, spread
 from aquatint.diffusion.prediction import Prediction
 from aquatint.diffusion.schedule import Latents, Level
+
+Answer = TypeVar("Answer")
 
 
 def composed(
@@ -21,28 +24,57 @@ def composed(
     rescale is guided's, measured against out_negative + sum of weight_i * (out_i - out_negative).
     """
 
-    def denoise(x: Latents, level: Level) -> Latents:
+    return first(composed_pair(net, prediction, conds, negative, scale, rescale))
+
+
+def composed_pair(
+    net: Net,
+    prediction: Prediction,
+    conds: Sequence[tuple[float, Conditioning]],
+    negative: Conditioning,
+    scale: float,
+    rescale: float = 0.0,
+) -> Pair:
+    """What `composed` says, and the negative's own x0 beside it."""
+
+    def denoise(x: Latents, level: Level) -> tuple[Latents, Latents]:
         away = ask(net, x, level, negative)
         told = sum((weight * (ask(net, x, level, cond) - away) for weight, cond in conds), 0 * away)
         out = away + scale * told
         if rescale:
             out = out * (rescale * spread(away + told) / spread(out) + (1 - rescale))
-        return prediction.to_x0(x, out, level)
+        return prediction.to_x0(x, out, level), prediction.to_x0(x, away, level)
 
     return denoise
 
 
-def switched(parts: Sequence[tuple[Level, Denoiser]]) -> Denoiser:
-    """One denoiser after the other: each until the level beside it is reached, the last to the end.
+def switched(parts: Sequence[tuple[Level, Callable[[Latents, Level], Answer]]]) -> Callable[[Latents, Level], Answer]:
+    """One denoiser (or pair) after the other: each until the level beside it is reached, the last to the end.
 
     Levels are those of sampling, from noise to clean; a level at an end belongs to the denoiser after it, and so does
     what a sampler asks beyond it within its step.
     """
 
-    def denoise(x: Latents, level: Level) -> Latents:
+    def denoise(x: Latents, level: Level) -> Answer:
         for end, part in parts[:-1]:
             if level.ratio > end.ratio:
                 return part(x, level)
         return parts[-1][1](x, level)
 
     return denoise
+
+
+def wrapped(wrap: Callable[[Denoiser], Denoiser], pair: Pair) -> Pair:
+    """A wrapper of denoisers round both halves of a pair, which is still asked once."""
+
+    def both(x: Latents, level: Level) -> tuple[Latents, Latents]:
+        heard: list[Latents] = []
+
+        def toward(x: Latents, level: Level) -> Latents:
+            x0, away = pair(x, level)
+            heard.append(away)
+            return x0
+
+        return wrap(toward)(x, level), wrap(lambda x, level: heard[-1])(x, level)
+
+    return both

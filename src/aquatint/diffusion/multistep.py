@@ -8,7 +8,7 @@ from aquatint.base.errors import UserError
 from aquatint.base.noise import Noise
 from aquatint.diffusion.denoisers import Denoiser
 from aquatint.diffusion.schedule import Latents, Level
-from aquatint.diffusion.steps import Step, drift, move, weighted
+from aquatint.diffusion.steps import Step, drift, move, solved, weighted
 
 History = list[tuple[float, Latents]]  # where (lambda, or sigma / alpha) and what (x0, or eps), newest first
 
@@ -118,20 +118,7 @@ def _solved(nodes: Sequence[float], z: float, scale: float) -> list[float]:
         factorial *= k + 1
         phi = phi / z - 1 / factorial
     rows = [[node**k for node in nodes] + [right[k]] for k in range(size)]
-    return _eliminated(rows)
-
-
-def _eliminated(rows: list[list[float]]) -> list[float]:
-    """The solution of a small linear system, a row each with its right side last (Gauss, with pivoting)."""
-    size = len(rows)
-    for column in range(size):
-        best = max(range(column, size), key=lambda row: abs(rows[row][column]))
-        rows[column], rows[best] = rows[best], rows[column]
-        for row in range(size):
-            if row != column:
-                factor = rows[row][column] / rows[column][column]
-                rows[row] = [a - factor * b for a, b in zip(rows[row], rows[column], strict=True)]
-    return [rows[row][-1] / rows[row][row] for row in range(size)]
+    return solved(rows)
 
 
 def _mean(past: History, node: float, start: float, end: float) -> float:

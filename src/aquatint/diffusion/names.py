@@ -61,13 +61,31 @@ SAMPLER_NAMES: dict[str, Names] = {
     "ddpm": Names("DDPM", "ddpm", "DDPMScheduler"),
     "lcm": Names("LCM", "lcm", "LCMScheduler"),
     "tcd": Names("TCD", "", "TCDScheduler"),
+    "heunpp2": Names("HeunPP2", "heunpp2"),
+    "dpm_fast": Names("DPM fast", "dpm_fast"),
+    "dpm_adaptive": Names("DPM adaptive", "dpm_adaptive"),
+    "restart": Names("Restart"),
+    "seeds_2": Names("SEEDS 2", "seeds_2"),
+    "seeds_3": Names("SEEDS 3", "seeds_3"),
+    "sa_solver": Names("SA Solver", "sa_solver", "SASolverScheduler"),
+    "sa_solver_pece": Names("SA Solver PECE", "sa_solver_pece"),
+    "res_multistep_a": Names("Res Multistep a", "res_multistep_ancestral"),
+    "ddim_cfg_pp": Names("DDIM CFG++"),
+    "euler_cfg_pp": Names("Euler CFG++", "euler_cfg_pp"),
+    "euler_a_cfg_pp": Names("Euler a CFG++", "euler_ancestral_cfg_pp"),
+    "dpmpp_2m_cfg_pp": Names("DPM++ 2M CFG++", "dpmpp_2m_cfg_pp"),
+    "dpmpp_2s_a_cfg_pp": Names("DPM++ 2S a CFG++", "dpmpp_2s_ancestral_cfg_pp"),
+    "res_multistep_cfg_pp": Names("Res Multistep CFG++", "res_multistep_cfg_pp"),
+    "res_multistep_a_cfg_pp": Names("Res Multistep a CFG++", "res_multistep_ancestral_cfg_pp"),
+    "gradient_estimation_cfg_pp": Names("Gradient Estimation CFG++", "gradient_estimation_cfg_pp"),
 }
 GRID_NAMES: dict[str, Names] = {
     "leading": Names("Leading"),
     "trailing": Names("Trailing"),
     "linspace": Names("Uniform", "normal", "", ("linspace",)),
     "karras": Names("Karras", "karras"),
-    "exponential": Names("Exponential", "exponential", "", ("polyexponential",)),
+    "exponential": Names("Exponential", "exponential"),
+    "polyexponential": Names("Polyexponential"),
     "ddim_uniform": Names("DDIM", "ddim_uniform"),
     "sgm_uniform": Names("SGM Uniform", "sgm_uniform"),
     "simple": Names("Simple", "simple"),
@@ -77,6 +95,7 @@ GRID_NAMES: dict[str, Names] = {
     "align_your_steps_xl": Names("Align Your Steps SDXL", "", "", ("ays sdxl",)),
     "linear_quadratic": Names("Linear Quadratic", "linear_quadratic"),
     "lcm": Names("LCM Times"),
+    "turbo": Names("Turbo"),
 }
 
 
@@ -92,4 +111,4 @@ def _table(rows: dict[str, Names]) -> dict[str, str]:
 
 
 _SAMPLERS, _GRIDS = _table(SAMPLER_NAMES), _table(GRID_NAMES)
-_ENDINGS = {" karras": "karras", " exponential": "exponential", " polyexponential": "exponential", "_k": "karras"}
+_ENDINGS = {" karras": "karras", " exponential": "exponential", " polyexponential": "polyexponential", "_k": "karras"}

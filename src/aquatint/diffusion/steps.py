@@ -1,9 +1,15 @@
 """What samplers are made of: the step that they yield, and the few moves that their methods share."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+from aquatint.base.errors import UserError
 from aquatint.base.noise import STEP, Noise
+from aquatint.diffusion.denoisers import Denoiser
 from aquatint.diffusion.schedule import Latents, Level, NoiseSchedule
 
 
@@ -69,3 +75,77 @@ def parted(schedule: NoiseSchedule, here: Level, there: Level, eta: float) -> tu
 def lifted(x: Latents, down: Level, there: Level, up: float, z: Latents | None) -> Latents:
     """The second part of an ancestral step: x from the level below to `there`, by new noise z."""
     return x if z is None or not up else there.alpha * (x / down.alpha + up * z)
+
+
+def check_eta(eta: float) -> None:
+    """UserError for a share of new noise that is none."""
+    if not 0 <= eta <= 1:
+        raise UserError(f"eta {eta}.", "It takes 0 (none of the noise is new) to 1.", "")
+
+
+def churned(
+    schedule: NoiseSchedule | None,
+    x: Latents,
+    here: Level,
+    noise: Noise,
+    index: int,
+    total: int,
+    s_churn: float,
+    s_tmin: float,
+    s_tmax: float,
+) -> tuple[Latents, Level]:
+    """x lifted to a higher level by new noise before a step (Karras et al. 2022, algorithm 2, lines 4 to 6).
+
+    By s_churn / total of sigma / alpha, and 41 % at most, where that is between s_tmin and s_tmax.
+    """
+    if not s_churn >= 0:
+        raise UserError(f"s_churn {s_churn}.", "It takes 0 (no new noise) or more.", "")
+    ratio = float(here.ratio)
+    if s_churn == 0 or ratio == math.inf or not s_tmin <= ratio <= s_tmax:
+        return x, here
+    assert schedule is not None, "churn visits levels between the grid's: schedule=... is missing"
+    there = schedule.at_ratio(ratio * (1 + min(s_churn / total, 2**0.5 - 1)))
+    return renoised(x, here, there, fresh(noise, x, index)), there
+
+
+def renoised(x: Latents, here: Level, there: Level, z: Latents) -> Latents:
+    """x brought to a higher level by new noise z."""
+    return there.alpha * (x / here.alpha + (float(there.ratio) ** 2 - float(here.ratio) ** 2) ** 0.5 * z)
+
+
+def trapezium(denoise: Denoiser, x: Latents, eps: Latents, here: Level, there: Level) -> Latents:
+    """The mean of eps here and eps there, after a step of first order: Heun's slope."""
+    ahead = move(x, eps, here, there)
+    return (eps + there.eps(ahead, denoise(ahead, there))) / 2
+
+
+def solved(rows: list[list[float]]) -> list[float]:
+    """The solution of a small linear system, a row each with its right side last (Gauss, with pivoting)."""
+    size = len(rows)
+    for column in range(size):
+        best = max(range(column, size), key=lambda row: abs(rows[row][column]))
+        rows[column], rows[best] = rows[best], rows[column]
+        for row in range(size):
+            if row != column:
+                factor = rows[row][column] / rows[column][column]
+                rows[row] = [a - factor * b for a, b in zip(rows[row], rows[column], strict=True)]
+    return [rows[row][-1] / rows[row][row] for row in range(size)]
+
+
+class Louder(Noise):
+    """Another noise, its normal deviates times a factor (s_noise: Karras et al. 2022, algorithm 2)."""
+
+    def __init__(self, noise: Noise, factor: float) -> None:
+        if not 0 <= factor < math.inf:
+            raise UserError(f"s_noise {factor}.", "It takes 0 or more; 1 is as much noise as the method asks for.", "")
+        super().__init__(noise.seeds, noise.pictures)
+        self.noise, self.factor = noise, factor
+
+    def __getitem__(self, rows: slice) -> "Louder":
+        return Louder(self.noise[rows], self.factor)
+
+    def normal(
+        self, shape: tuple[int, ...], *, step: int = 0, draw: int = 0, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Normal deviates of that spread, float32 [b, *shape]."""
+        return self.factor * self.noise.normal(shape, step=step, draw=draw, device=device)

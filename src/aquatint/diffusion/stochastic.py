@@ -12,11 +12,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
-from aquatint.base.errors import UserError
 from aquatint.base.noise import Noise
 from aquatint.diffusion.denoisers import Denoiser
 from aquatint.diffusion.schedule import Latents, Level
-from aquatint.diffusion.steps import Step, drift, fresh
+from aquatint.diffusion.steps import Step, check_eta, drift, fresh
 
 POINTS = 200  # of the midpoint rule in er_sde's integrals
 
@@ -35,11 +34,9 @@ def dpmpp_2m_sde_heun(
     return _second_order(denoise, x, levels, noise, eta, lambda h: 1 - (1 - math.exp(-h)) / h)
 
 
-def res_multistep(
-    denoise: Denoiser, x: Latents, levels: Sequence[Level], noise: Noise, *, eta: float = 0.0
-) -> Iterator[Step]:
+def res_multistep(denoise: Denoiser, x: Latents, levels: Sequence[Level], noise: Noise) -> Iterator[Step]:
     """The exponential multistep method of second order (Zhang et al. 2023, RES): dpmpp_2m_sde_heun as an ODE's."""
-    return dpmpp_2m_sde_heun(denoise, x, levels, noise, eta=eta)
+    return dpmpp_2m_sde_heun(denoise, x, levels, noise, eta=0.0)
 
 
 def dpmpp_3m_sde(
@@ -74,7 +71,7 @@ def er_sde(denoise: Denoiser, x: Latents, levels: Sequence[Level], noise: Noise,
     Noise is scaled by phi(r) = r (exp(r^0.3) + 10)^eta, the paper's choice at eta = 1; at 0 it is the ODE's. Its
     integrals of 1 / phi are taken by the midpoint rule.
     """
-    _check(eta)
+    check_eta(eta)
 
     def phi(r: float) -> float:
         return r * (math.exp(r**0.3) + 10) ** eta
@@ -129,7 +126,7 @@ def _second_order(
 
 def _exact(x: Latents, x0: Latents, here: Level, there: Level, eta: float) -> Latents:
     """The mean of an SDE's step with x0 held: see the head of this file."""
-    _check(eta)
+    check_eta(eta)
     q = there.ratio / here.ratio
     return there.sigma / here.sigma * q**eta * x + there.alpha * (1 - q ** (1 + eta)) * x0
 
@@ -152,8 +149,3 @@ def _changes(history: Sequence[tuple[float, Latents]], h: float) -> tuple[Latent
     near, far = (lam0 - lam1) / h, (lam1 - lam2) / h
     second = (first - (x1 - x2) / far) / (near + far)
     return first + near * second, second
-
-
-def _check(eta: float) -> None:
-    if not 0 <= eta <= 1:
-        raise UserError(f"eta {eta}.", "It takes 0 (none of the noise is new) to 1.", "")

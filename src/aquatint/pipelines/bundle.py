@@ -22,11 +22,13 @@ from aquatint.nets.text import TextEncoder
 from aquatint.nets.tokenizer import Tokenizer
 from aquatint.nets.unet import UNet
 from aquatint.pipelines.account import account_of
+from aquatint.pipelines.adapted import with_embeddings
 from aquatint.pipelines.encode import encode
 from aquatint.pipelines.picture import Picture
 from aquatint.pipelines.preview import Preview, fit
-from aquatint.pipelines.record import Model
+from aquatint.pipelines.record import File, Model
 from aquatint.pipelines.request import Request
+from aquatint.pipelines.shelf import Shelf, shelf
 from aquatint.pipelines.vocabulary import Vocabulary
 
 
@@ -38,7 +40,9 @@ class Bundle:
     device, dtype  where the nets are and what they compute in; latents between steps are float32
     threads        how many threads share one operation while it paints
     vocabulary     the words that a small model knows; None for a model that claims them all
-    embeddings     words that were learned since (textual inversion): name -> word vectors [n, width] of each encoder
+    embeddings   words that were learned since (textual inversion): name -> word vectors [n, width] of each encoder
+    learned      the files that they are from
+    shelf        LoRAs that a request may name
     notes, texts   what was assumed when it was opened; the texts that came with the weights (modelspec.*)
     """
 
@@ -54,6 +58,8 @@ class Bundle:
     threads: int = field(default_factory=runtime.choose_threads)
     vocabulary: Vocabulary | None = None
     embeddings: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    learned: Mapping[str, File] = field(default_factory=dict)
+    shelf: Shelf = field(default_factory=Shelf)
     notes: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
 
@@ -150,6 +156,10 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
+    loras: Sequence[str | Path] | Mapping[str, Path] = (),
+    lora_folder: str | Path | None = None,
+    embeddings: Sequence[str | Path] = (),
+    partial: bool = False,
     **options: Any,
 ) -> Bundle:
     """Open a model and put it where it can paint; without a source, the pocket model that the package carries.
@@ -157,10 +167,14 @@ def load(
     source    a single file, a folder, or a hub id ("owner/name")
     device    auto, cpu, cuda, cuda:1, mps;  dtype: auto, float32, float16, bfloat16
     threads   that share one operation (AQUATINT_THREADS; else as many as torch would take)
+    loras, lora_folder   files that requests may name as Lora("name"), and a folder of more for tags in prompts; partial
+              also takes files whose layers do not all fit
+    embeddings           textual inversions, whose names are words of prompts then
     options   of weights.open_model: ema, variant, revision, prediction, tokenizer
 
     Raises UserError for a source that is not there, not whole, or not Stable Diffusion.
     """
+    ready = shelf(loras, lora_folder, partial=partial)
     where = runtime.choose_device(device)
     kind, count = runtime.choose_dtype(dtype, where), runtime.choose_threads(threads)
     runtime.keep_pages()
@@ -169,7 +183,7 @@ def load(
     plain.prepare(opened.autoencoder.encoder)
     plain.prepare(opened.autoencoder.decoder)
     runtime.return_pages()
-    return Bundle(
+    bundle = Bundle(
         unet=opened.unet.to(where),
         autoencoder=opened.autoencoder.to(where),
         text=opened.text.to(where),
@@ -183,7 +197,9 @@ def load(
         vocabulary=Vocabulary.from_json(opened.vocabulary) if opened.vocabulary else None,
         notes=opened.notes,
         texts=opened.metadata,
+        shelf=ready,
     )
+    return with_embeddings(bundle, embeddings)
 
 
 def save(bundle: Bundle, path: str | Path, format: str = "native", **options: Any) -> Path:

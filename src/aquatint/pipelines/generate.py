@@ -3,6 +3,7 @@
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,18 +12,20 @@ from torch.nn import functional as F
 
 from aquatint.base import images, runtime
 from aquatint.base.noise import FILL, PRIOR, Noise
-from aquatint.diffusion.denoisers import Denoiser, guided, held
-from aquatint.diffusion.grids import GRIDS
-from aquatint.diffusion.joined import composed, switched
+from aquatint.base.replay import noise_from
+from aquatint.diffusion.denoisers import Denoiser, Pair, alike, first, guided, held, paired
+from aquatint.diffusion.grids import options_of, visited
+from aquatint.diffusion.joined import composed, composed_pair, switched, wrapped
 from aquatint.diffusion.prediction import PREDICTIONS
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.diffusion.schedule import Level, NoiseSchedule
+from aquatint.pipelines.adapted import adapted, embeddings_of, wanted
 from aquatint.pipelines.bundle import Bundle, finite
 from aquatint.pipelines.edit import Canvas, canvas
 from aquatint.pipelines.encode import tell
 from aquatint.pipelines.picture import Picture, Progress
 from aquatint.pipelines.prompt import parse
-from aquatint.pipelines.record import record_of
+from aquatint.pipelines.record import File, record_of
 from aquatint.pipelines.request import Request, Resolved
 
 Course = Generator[Progress, None, None]
@@ -37,6 +40,7 @@ class _Plan:
     schedule: NoiseSchedule
     levels: list[Level]
     canvas: Canvas | None
+    files: tuple[File, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,36 +85,38 @@ def generate(bundle: Bundle, request: Request) -> Course:
     """
     resolved = request.resolved(bundle.family)
     schedule = NoiseSchedule(bundle.family.schedule)
-    levels = GRIDS[resolved.grid](schedule, resolved.steps)[-resolved.made - 1 :]
+    levels = visited(resolved.grid, schedule, resolved.steps, dict(resolved.options))[-resolved.made - 1 :]
     over = canvas(resolved.edit, resolved.width, resolved.height) if resolved.edit else None
-    plan = _Plan(bundle, resolved, schedule, levels, over)
+    on = adapted(bundle, wanted(bundle, resolved))
+    plan = _Plan(on.bundle, resolved, schedule, levels, over, (*on.files, *embeddings_of(bundle, resolved)))
     return _pinned(bundle, _pictures(plan))
 
 
 def _pictures(plan: _Plan) -> Course:
     began = time.perf_counter()
     known = _known(plan)
-    denoise = _denoiser(plan)
+    pair = _pair(plan)
     text = time.perf_counter() - began
     for number, seed in enumerate(plan.request.seeds):
         progress = Progress(0, plan.request.made, number, len(plan.request.seeds), seed)
-        yield from _picture(plan, denoise, known, progress, text)
+        yield from _picture(plan, pair, known, progress, text)
         text = 0.0  # the words were encoded once for all
 
 
-def _picture(plan: _Plan, denoise: Denoiser, known: _Known | None, progress: Progress, text: float) -> Course:
+def _picture(plan: _Plan, pair: Pair, known: _Known | None, progress: Progress, text: float) -> Course:
     """One picture from its seed: noise, steps, decoder."""
     began = time.perf_counter()
     bundle, request = plan.bundle, plan.request
-    sampler, noise = SAMPLERS[request.sampler], Noise((progress.seed,))
+    sampler, noise = SAMPLERS[request.sampler], noise_from(request.noise, (progress.seed,), request.ensd)
     eps = noise.normal(bundle.latent_shape(request.width, request.height), draw=PRIOR, device=bundle.device)
     start = plan.schedule.prior(plan.levels[0], eps, sampler.start)
     if known is not None:
         start = known.start(start, plan.levels[0], eps, noise)
-        denoise = known.holding(denoise, eps)
-    options = dict(request.options) | ({} if request.eta is None else {"eta": request.eta})
+        pair = wrapped(partial(known.holding, eps=eps), pair)
+    options = {name: value for name, value in request.options if name not in options_of(request.grid)}
+    options |= {} if request.eta is None else {"eta": request.eta}
     seconds = {"text": text, "steps": 0.0, "decode": 0.0}
-    for step in sampler(denoise, start, plan.levels, noise, schedule=plan.schedule, **options):
+    for step in sampler(first(pair), start, plan.levels, noise, schedule=plan.schedule, pair=pair, **options):
         finite(step.x, f"U-Net (step {step.index + 1})", bundle)
         progress = replace(progress, index=step.index + 1, x0=step.x0)
         seconds["steps"] += time.perf_counter() - began
@@ -120,12 +126,12 @@ def _picture(plan: _Plan, denoise: Denoiser, known: _Known | None, progress: Pro
     (image,) = bundle.decode(step.x)
     image = plan.canvas.finished(image) if plan.canvas else image
     seconds["decode"] = time.perf_counter() - began
-    record = record_of(replace(request, seeds=(progress.seed,)), bundle.model, bundle.key)
+    record = record_of(replace(request, seeds=(progress.seed,)), bundle.model, bundle.key, plan.files)
     yield replace(progress, picture=Picture(image, record, seconds))
 
 
-def _denoiser(plan: _Plan) -> Denoiser:
-    """The U-Net, told the prompt and the negative, as one denoiser with guidance."""
+def _pair(plan: _Plan) -> Pair:
+    """The U-Net, told the prompt and the negative, as a denoiser with guidance; for CFG++ the negative beside it."""
     bundle, request = plan.bundle, plan.request
     prompt = parse(request.prompt, request.grammar, steps=request.made)
     negative = parse(request.negative, request.grammar, steps=request.made, negative=True)
@@ -137,11 +143,13 @@ def _denoiser(plan: _Plan) -> Denoiser:
         toward = [(weight, replace(cond, concat=extra)) for weight, cond in told.positives]
         for _, cond in toward:
             finite(cond.context, "text encoder", bundle)
-        if len(toward) == 1:
-            denoise = guided(bundle.unet, prediction, toward[0][1], away, request.guidance, request.rescale)
+        how = (away, request.guidance, request.rescale)
+        several, only, unet = len(toward) > 1, toward[0][1], bundle.unet
+        if SAMPLERS[request.sampler].pair:
+            both = composed_pair(unet, prediction, toward, *how) if several else paired(unet, prediction, only, *how)
         else:
-            denoise = composed(bundle.unet, prediction, toward, away, request.guidance, request.rescale)
-        parts.append((plan.levels[told.until], denoise))
+            both = alike(composed(unet, prediction, toward, *how) if several else guided(unet, prediction, only, *how))
+        parts.append((plan.levels[told.until], both))
     return switched(parts)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from aquatint.base import config
 from aquatint.base.errors import UserError
-from aquatint.diffusion.names import GRID_NAMES, SAMPLER_NAMES, Names
+from aquatint.diffusion.cfg_pp import SHARE
+from aquatint.diffusion.names import GRID_NAMES, SAMPLER_NAMES, Names, sampler_named
 from aquatint.pipelines.record import Record
 from aquatint.pipelines.request import Request
 
@@ -29,7 +30,7 @@ def infotext(record: Record) -> str:
         "Steps": request.steps,
         "Sampler": _label(SAMPLER_NAMES, request.sampler),
         "Schedule type": _label(GRID_NAMES, request.grid),
-        "CFG scale": request.guidance,
+        "CFG scale": _scale(request),
         "Seed": record.seed,
         "Size": f"{request.width}x{request.height}",
         "Model hash": digest[:10] or None,
@@ -37,10 +38,14 @@ def infotext(record: Record) -> str:
         "Denoising strength": request.edit.strength if request.edit else None,
         "Clip skip": request.clip_skip if (request.clip_skip or 1) > 1 else None,
         "Eta DDIM" if request.sampler == "ddim" else "Eta": request.eta or None,
+        "ENSD": request.ensd or None,
+        "RNG": {"cpu": "CPU", "nv": "NV"}.get(request.noise),
         "CFG rescale": request.rescale or None,
         "Mask blur": request.edit.blur if request.edit and request.edit.mask else None,
         "Inpaint area": "Only masked" if request.edit and request.edit.masked else None,
         "Masked area padding": request.edit.padding if request.edit and request.edit.masked else None,
+        "Lora hashes": _hashes(record, "lora"),
+        "TI hashes": _hashes(record, "embedding"),
         "Hashes": json.dumps({"model": digest[:10]}) if digest else None,
         "Version": f"aquatint {record.aquatint}",
     }
@@ -49,6 +54,11 @@ def infotext(record: Record) -> str:
     )
     negative = f"\nNegative prompt: {request.negative}" if request.negative else ""
     return f"{request.prompt}{negative}\n{line}"
+
+
+def _hashes(record: Record, kind: str) -> str | None:
+    """Files of a kind as web UIs name them: "name: hash, name: hash"."""
+    return ", ".join(f"{file.name}: {file.hash[:12]}" for file in record.files if file.kind == kind) or None
 
 
 def parse_infotext(text: str) -> Infotext:
@@ -74,6 +84,7 @@ def request_from(info: Infotext) -> Request:
     settings = info.settings
     width, _, height = settings.get("Size", "").partition("x")
     sampler, grid = settings.get("Sampler", ""), settings.get("Schedule type", "")
+    named, guidance = sampler_named(sampler), _float(settings.get("CFG scale", ""))
     words = {
         "prompt": info.prompt,
         "negative": info.negative,
@@ -83,12 +94,25 @@ def request_from(info: Infotext) -> Request:
         "steps": _int(settings.get("Steps", "")),
         "sampler": sampler or None,
         "grid": grid if grid not in ("", "Automatic") else None,
-        "guidance": _float(settings.get("CFG scale", "")),
+        "guidance": guidance and guidance / _shares(named[0] if named else None),
         "rescale": _float(settings.get("CFG rescale", "")),
+        "noise": _source(settings),
+        "ensd": _int(settings.get("ENSD", "")) or 0,
         "clip_skip": _int(settings.get("Clip skip", "")),
         "eta": _float(settings.get("Eta DDIM", settings.get("Eta", ""))),
     }
     return config.from_data(Request, words)
+
+
+def _scale(request: Request) -> float | None:
+    """Guidance as A1111 counts it."""
+    shares = _shares(request.sampler)
+    return request.guidance if request.guidance is None or shares == 1 else float(f"{request.guidance * shares:.12g}")
+
+
+def _shares(sampler: str | None) -> float:
+    """What A1111's CFG scale is divided by for this sampler."""
+    return SHARE if sampler == "ddim_cfg_pp" else 1.0
 
 
 _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -101,6 +125,16 @@ def _settings(line: str) -> dict[str, str]:
         line = line[: hashes.start()] + line[hashes.end() :]
     found = {key.strip(): _unquoted(value) for key, value in _PAIR.findall(line)}
     return found | {"Hashes": hashes.group(1)} if hashes else found
+
+
+def _source(settings: dict[str, str]) -> str:
+    """Whose noise an infotext's picture was made of: ours if we wrote it, else a generator of torch's.
+
+    Without a word the web UI drew on the graphics card, whose generator "nv" is.
+    """
+    if "RNG" in settings:
+        return "cpu" if settings["RNG"] == "CPU" else "nv"
+    return "aquatint" if settings.get("Version", "").startswith("aquatint") else "nv"
 
 
 def _label(rows: Mapping[str, Names], name: str | None) -> str | None:

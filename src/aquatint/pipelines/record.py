@@ -19,13 +19,28 @@ class Model:
 
 
 @dataclass(frozen=True)
+class File:
+    """A file that took part besides the model: its kind (lora, embedding), name, and sha256.
+
+    hash   the digest by which web UIs know it: of a LoRA's tensors without the head; of an embedding's file
+    """
+
+    kind: str
+    name: str
+    sha256: str
+    hash: str
+
+
+@dataclass(frozen=True)
 class Record:
-    """All that a picture's bits follow from: the request for it alone, the weights, and the reproduction key."""
+    """All that a picture's bits follow from: the request for it alone, the weights, files added to them, and the
+    reproduction key."""
 
     aquatint: str
     request: Request
     model: Model
     key: Key
+    files: tuple[File, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -33,10 +48,10 @@ class Record:
         return self.request.seeds[0]
 
 
-def record_of(request: Resolved, model: Model, key: Key) -> Record:
+def record_of(request: Resolved, model: Model, key: Key, files: tuple[File, ...] = ()) -> Record:
     """The record of a picture that this version paints now."""
     plain = Request(**{field.name: getattr(request, field.name) for field in fields(Request)})
-    return Record(__version__, plain, model, key)
+    return Record(__version__, plain, model, key, files)
 
 
 def record_from(text: str) -> Record:

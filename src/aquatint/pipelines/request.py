@@ -10,11 +10,15 @@ from typing import Any
 
 from aquatint.base import config
 from aquatint.base.errors import UserError, unknown
-from aquatint.diffusion.grids import GRIDS
+from aquatint.base.replay import SOURCES
+from aquatint.diffusion.cfg_pp import SHARE
+from aquatint.diffusion.grids import GRIDS, options_of
 from aquatint.diffusion.names import grid_named, sampler_named
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.families import Family
 from aquatint.pipelines.edit import Edit
+from aquatint.pipelines.lora import Lora
+from aquatint.pipelines.lora import checked as checked_loras
 from aquatint.pipelines.prompt import GRAMMARS
 
 LONGEST_PROMPT = 6_000  # characters; what any of them needs in a JPEG's or WebP's metadata still fits its 64 KiB
@@ -36,13 +40,16 @@ class Request:
     steps              how many times the net is asked (some samplers ask twice a step)
     sampler, grid      how the noise is taken away, and at which levels: names in SAMPLERS and GRIDS, or what other
                        programs call them (diffusion/names.py), which become ours here
-    options            of the sampler, by name: (("order", 2),)
+    options            of the sampler and the grid, by name: (("order", 2), ("rho", 5))
     guidance           how much more than probable the prompt is to count (Ho & Salimans 2022); 1 is not at all more
     rescale            how much of the contrast that guidance adds is taken back (Lin et al. 2023), 0 ... 1
     eta                share of fresh noise a step, 0 ... 1, for samplers that take it
     edit               the picture to begin from, and what of it is to change; None paints from noise alone
+    noise, ensd        whose random numbers: "aquatint" (ours), "cpu" or "nv" (torch's generators, base/replay.py), and
+                       what is added to the seed for the noise of steps (A1111's "ENSD"; not with ours)
     grammar            how the prompts are read: a name in GRAMMARS (docs/prompts.md)
     clip_skip          which layer of the text encoder is read, counted from the end: 1 is the last; None the usual one
+    loras              networks added to the weights, by their names on the bundle's shelf (docs/adapters.md)
 
     Raises UserError for a value out of range.
     """
@@ -59,9 +66,12 @@ class Request:
     rescale: float | None = None
     eta: float | None = None
     options: tuple[tuple[str, float], ...] = ()
+    noise: str = "aquatint"
+    ensd: int = 0
     grammar: str = "a1111"
     clip_skip: int | None = None
     edit: Edit | None = None
+    loras: tuple[Lora, ...] = ()
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)
@@ -78,11 +88,16 @@ class Request:
             "rescale": _number("rescale", self.rescale, 0.0, 1.0),
             "eta": _number("eta", self.eta, 0.0, 1.0),
             "options": _options(self.options),
+            "noise": _name("noise source", self.noise, SOURCES) or "aquatint",
+            "ensd": _whole("ensd", self.ensd, -LARGEST_SEED, LARGEST_SEED),
             "grammar": _name("grammar", self.grammar, GRAMMARS) or "a1111",
             "clip_skip": None if self.clip_skip is None else _whole("clip_skip", self.clip_skip, 1, MOST_LAYERS),
+            "loras": checked_loras(self.loras),
         }
         if not self.prompt.strip():
             raise UserError("The prompt is empty.", "A few words that say what to paint.")
+        if self.ensd and self.noise == "aquatint":
+            raise UserError(f"ensd = {self.ensd} with our own noise.", 'The noise sources "cpu" or "nv".')
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -95,17 +110,21 @@ class Request:
         if self.eta is not None and "eta" not in options:
             takers = sorted(taker for taker, sampler in SAMPLERS.items() if "eta" in sampler.options)
             raise UserError(f'The sampler "{name}" takes no eta.', f"Samplers that do: {', '.join(takers)}.")
+        grid = self.grid or usual_grid(family, name)
+        takes = [*(other for other in options if other != "eta"), *options_of(grid)]
         for option, _ in self.options:
-            if option == "eta" or option not in options:
-                takes = ", ".join(other for other in options if other != "eta") or "none"
-                raise UserError(f'The sampler "{name}" has no option "{option}".', f"Its options: {takes}.")
+            if option not in takes:
+                raise UserError(
+                    f'The sampler "{name}" and the grid "{grid}" have no option "{option}".',
+                    f"Their options: {', '.join(takes)}.",
+                )
         filled: dict[str, Any] = {
             "width": width,
             "height": height,
             "steps": usual.steps,
             "sampler": name,
-            "grid": usual_grid(family, name),
-            "guidance": usual.guidance,
+            "grid": grid,
+            "guidance": usual.guidance / SHARE if SAMPLERS[name].pair else usual.guidance,
             "rescale": usual.rescale,
             "eta": options.get("eta"),
         }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from aquatint.apps.cli.adapters import Adapting, check_files, recorded
 from aquatint.apps.cli.generate import Machine, Source, line, open_bundle
 from aquatint.apps.cli.output import FORMATS, SUFFIXES, Output
 from aquatint.base import files
@@ -57,6 +58,7 @@ def again(
     source: Source | None = None,
     machine: Machine | None = None,
     wanted: Wanted | None = None,
+    adapting: Adapting | None = None,
 ) -> int:
     """Paint a picture again from its own metadata, and compare.
 
@@ -71,10 +73,11 @@ def again(
     beside = str(picture.with_name(f"{picture.stem}-again{suffix}"))
     output = None if wanted.check else Output(wanted.out or beside, None, 1)
     try:
-        bundle = open_bundle(source, as_recorded(machine or Machine(), record))
+        bundle = open_bundle(source, as_recorded(machine or Machine(), record), recorded(adapting, record))
         told = warnings(record, bundle, wanted.anyway)
         for warning in told:
             print(f"note: {warning}", file=sys.stderr)
+        check_files(record, bundle, request, wanted.anyway)
         painted = paint(bundle, request)
     except BaseException:
         if output is not None:
@@ -105,9 +108,9 @@ def read(path: Path, anyway: bool) -> "tuple[Image.Image, Record | None, Request
     request = infotext.request_from(infotext.parse_infotext(found.infotext))
     if not anyway:
         raise UserError(
-            f'"{path}" was painted by another program, whose noise is not ours: it would be another picture.',
+            f'"{path}" was painted by another program, in its own way: it would be a similar picture at best.',
             "A picture that aquatint painted.",
-            "--anyway paints the same words with the same settings.",
+            "--anyway paints the same words with the same settings and noise, on the model that you name.",
         )
     return original, None, request, format
 
@@ -161,7 +164,7 @@ def as_recorded(machine: Machine, record: "Record | None") -> Machine:
 def warnings(record: "Record | None", bundle: "Bundle", anyway: bool) -> list[str]:
     """What is not as it was when the picture was painted; other weights are an error unless they are wanted."""
     if record is None:
-        return ["painted by another program: only words and settings are the same"]
+        return ["painted by another program: words, settings and noise are the same, and bits are not"]
     told = []
     if record.model.digest != bundle.digest:
         difference = (

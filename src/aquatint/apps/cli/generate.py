@@ -6,12 +6,14 @@ import os
 import re
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from aquatint.apps.cli.adapters import Adapting, opening, read_loras, tell_notes
 from aquatint.apps.cli.chance import Chance, settled
 from aquatint.apps.cli.edit import Editing, read_edit
 from aquatint.apps.cli.output import STANDARD_OUTPUT, Output
@@ -41,6 +43,8 @@ class Wishes:
     option: Annotated[list[str] | None, Parameter(help="NAME=NUMBER: another option of the sampler.", negative="")] = (
         None
     )
+    noise: Annotated[str, Parameter(help="Whose random numbers: aquatint, cpu or nv (torch's).")] = "aquatint"
+    ensd: Annotated[int, Parameter(help="Added to the seed for the noise of steps, with cpu and nv.")] = 0
     grammar: Annotated[str, Parameter(help="How the prompts are read: a1111, comfy or plain.")] = "a1111"
     clip_skip: Annotated[int | None, Parameter(help="Layer of the text encoder, from the end; 1 is the last.")] = None
 
@@ -96,6 +100,7 @@ def generate(
     showing: Showing | None = None,
     chance: Chance | None = None,
     editing: Editing | None = None,
+    adapting: Adapting | None = None,
 ) -> None:
     """Paint pictures for a prompt.
 
@@ -103,11 +108,11 @@ def generate(
     `aquatint again FILE` paints it anew.
     """
     wishes, showing = wishes or Wishes(), showing or Showing()
-    request = replace(read_request(prompt, wishes), edit=read_edit(editing))
+    request = replace(read_request(prompt, wishes), edit=read_edit(editing), loras=read_loras(adapting))
     requests = settled(request, chance)
     output = Output(showing.out, showing.format, wishes.count)
     try:
-        bundle = open_bundle(source, machine)
+        bundle = open_bundle(source, machine, opening(adapting))
         for request in requests:
             paint(bundle, request, output, showing)
     except BaseException:
@@ -137,6 +142,8 @@ def read_request(prompt: str, wishes: Wishes) -> "Request":
         rescale=wishes.rescale,
         eta=wishes.eta,
         options=tuple(read_option(text) for text in wishes.option or ()),
+        noise=wishes.noise,
+        ensd=wishes.ensd,
         grammar=wishes.grammar,
         clip_skip=wishes.clip_skip,
     )
@@ -167,12 +174,14 @@ def read_prompt() -> str:
         raise UserError("What came on standard input is not text.", "A prompt in UTF-8.") from None
 
 
-def open_bundle(source: Source | None = None, machine: Machine | None = None) -> "Bundle":
-    """The model that the command line names, on its device."""
+def open_bundle(
+    source: Source | None = None, machine: Machine | None = None, adapters: Mapping[str, Any] | None = None
+) -> "Bundle":
+    """The model that the command line names, on its device, with the adapters that it may use."""
     from aquatint.pipelines.bundle import load
 
     source, machine = source or Source(), machine or Machine()
-    return load(source.model, **vars(machine), **source.options())
+    return load(source.model, **vars(machine), **source.options(), **(adapters or {}))
 
 
 def paint(bundle: "Bundle", request: "Request", output: Output, showing: Showing) -> None:
@@ -184,6 +193,7 @@ def paint(bundle: "Bundle", request: "Request", output: Output, showing: Showing
     course = painting(bundle, request)  # refuses here what the model cannot do
     if note := bundle.note(request.prompt, request.grammar):
         print(f"note: {note}", file=sys.stderr)
+    tell_notes(bundle, request)
     began = time.perf_counter()
     with ExitStack() as stack:
         screen = stack.enter_context(Screen(request.resolved(bundle.family).made, len(request.seeds)))

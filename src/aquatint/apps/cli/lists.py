@@ -27,16 +27,17 @@ def vocabulary(
 
 
 def samplers(*, json: Json = False) -> None:
-    """The samplers, with the grid that goes with each, its order, and how often it asks the net in a step."""
+    """The samplers: what each is, the grid that goes with it, its order, options and calls of the net in a step."""
     from aquatint.diffusion.samplers import SAMPLERS
 
     rows = [
         {
             "name": name,
-            "order": row.order,
+            "order": "-" if row.order is None and not json else row.order,
             "calls": row.calls,
             "grid": row.grid,
             "options": ", ".join(f"{option}={value:g}" for option, value in row.options.items()),
+            "what": row.what,
         }
         for name, row in SAMPLERS.items()
     ]
