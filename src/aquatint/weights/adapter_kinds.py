@@ -123,26 +123,26 @@ def _low_rank(parts: Parts, leaves: Mapping[str, Shape], scale: Scale) -> Made:
 
 
 def _hadamard(parts: Parts, leaves: Mapping[str, Shape], scale: Scale) -> Made:
-    halves = [_needed(parts, f"hada_{name}") for name in ("w1_a", "w1_b", "w2_a", "w2_b")]
-    cores = [parts.pop(f"hada_{name}", None) for name in ("t1", "t2")]
-    rank = _rank(halves[1].shape[0] if halves[1].ndim else 0)
-    return Made("weight", "LoHa", Hadamard(*halves, *cores, scale=scale.of(parts, rank)))
+    a1, b1, a2, b2 = (_needed(parts, f"hada_{name}") for name in ("w1_a", "w1_b", "w2_a", "w2_b"))
+    core1, core2 = (parts.pop(f"hada_{name}", None) for name in ("t1", "t2"))
+    rank = _rank(b1.shape[0] if b1.ndim else 0)
+    return Made("weight", "LoHa", Hadamard(a1, b1, a2, b2, core1, core2, scale.of(parts, rank)))
 
 
 def _kronecker(parts: Parts, leaves: Mapping[str, Shape], scale: Scale) -> Made:
-    factors = []
+    factors: list[tuple[Tensor, ...]] = []
     for name, core in (("lokr_w1", ""), ("lokr_w2", "lokr_t2")):
         if name in parts:
             factors.append((parts.pop(name),))
         else:
             halves = tuple(_needed(parts, f"{name}_{half}") for half in ("a", "b"))
             factors.append((*halves, parts.pop(core)) if core in parts else halves)
-    adapter = Kronecker(*factors)
+    one, two = factors
     if any(not part.ndim for factor in factors for part in factor):
         raise Odd("has a factor without sides")
-    rank = adapter.rank
+    rank = Kronecker(one, two).rank
     given = scale.of(parts, _rank(rank)) if any(len(factor) > 1 for factor in factors) else 1.0
-    return Made("weight", "LoKr", Kronecker(*factors, scale=given))
+    return Made("weight", "LoKr", Kronecker(one, two, given))
 
 
 def _rotation(parts: Parts, leaves: Mapping[str, Shape], scale: Scale) -> Made:

@@ -53,12 +53,12 @@ def read(data: bytes, source: str) -> tuple[str, Tensor]:
 
 def _unpacked(pixels: NDArray[np.uint8], source: str) -> bytes:
     """What the two strips of a picture hold."""
-    there = (pixels > 0).all(axis=2)
+    there: NDArray[np.bool_] = np.all(pixels > 0, axis=2)
     rows, columns = np.flatnonzero(there.any(axis=1)), np.flatnonzero(there.any(axis=0))
     none = UserError(f'"{source}" is a picture that carries no textual inversion.', _TAKES)
     if not len(rows):
         raise none
-    low = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] & 0x0F
+    low = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] & np.uint8(0x0F)
     black = np.flatnonzero(low.sum(axis=(0, 2)) == 0)
     if len(black) < 2:
         raise none
