@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tests.apps.command import run
 from tests.fixtures import tiny_bundle
 
 import aquatint
@@ -49,14 +50,6 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str) -> None:
     monkeypatch.setenv("AQUATINT_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)  # two threads on a busy machine wait for each other at every small operation
-
-
-def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """(exit code, standard output, standard error) of one command."""
-    capfd.readouterr()
-    code = cli.main([str(argument) for argument in arguments])
-    out, err = capfd.readouterr()
-    return code, out, err
 
 
 def pixels(path: Path) -> bytes:

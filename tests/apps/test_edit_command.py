@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.apps.command import run
 from tests.fixtures import tiny_bundle
 
 import aquatint
-from aquatint.apps import cli
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,6 @@ def pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     mask = Image.new("L", (64, 64))
     mask.paste(255, (8, 8, 32, 32))
     mask.save("mask.png")
-
-
-def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = cli.main([str(argument) for argument in arguments])
-    return code, *capfd.readouterr()
 
 
 def test_paint_over_and_again(capfd: pytest.CaptureFixture[str], model: str) -> None:

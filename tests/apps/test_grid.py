@@ -4,21 +4,16 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.apps.command import run
 from tests.fixtures import tiny_bundle
 
 import aquatint
-from aquatint.apps import cli
 from aquatint.pipelines import metadata
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(aquatint.save(tiny_bundle(), tmp_path_factory.mktemp("models") / "tiny"))
-
-
-def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = cli.main([str(argument) for argument in arguments])
-    return code, *capfd.readouterr()
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tests.apps.command import run
 from tests.fixtures import tiny_bundle
 from tests.pipelines.test_adapted import adapters, noise
 
 import aquatint
-from aquatint.apps import cli
 from aquatint.apps.cli.adapters import read_lora
 from aquatint.families import TINY
 from aquatint.weights.lora_writer import save_lora
@@ -36,13 +36,6 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AQUATINT_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
-
-
-def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    capfd.readouterr()
-    code = cli.main([str(argument) for argument in arguments])
-    out, err = capfd.readouterr()
-    return code, out, err
 
 
 def pixels(path: str | Path) -> bytes:

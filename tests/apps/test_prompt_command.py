@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.apps.command import run
 from tests.fixtures import tiny_bundle
 
 import aquatint
@@ -17,15 +18,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(aquatint.save(tiny_bundle(), tmp_path_factory.mktemp("models") / "tiny"))
 
 
-def run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    capfd.readouterr()
-    code = cli.main(["prompt", *arguments])
-    return code, *capfd.readouterr()
-
-
 def test_for_people(capfd: pytest.CaptureFixture[str], model: str) -> None:
     text = "a [red:(blue:1.5):0.5] apple] AND two cats :0.5 <lora:ink:0.8:0.3> <odd:1>"
-    code, out, _ = run(capfd, text, "--negative", "at night BREAK snow", "--model", model)
+    code, out, _ = run(capfd, "prompt", text, "--negative", "at night BREAK snow", "--model", model)
     assert code == 0
     shown = " ".join(out.split())
     for words in (
@@ -46,7 +41,7 @@ def test_for_people(capfd: pytest.CaptureFixture[str], model: str) -> None:
 
 def test_for_programs(capfd: pytest.CaptureFixture[str], model: str) -> None:
     text = "a (red:1.5) [b] apple, <lora:ink>"
-    code, out, _ = run(capfd, text, "--model", model, "--json")
+    code, out, _ = run(capfd, "prompt", text, "--model", model, "--json")
     assert code == 0
     account = json.loads(out)["prompt"]
     assert (account["prompt"], account["grammar"], account["room"]) == (text, "a1111", 75)
@@ -60,13 +55,13 @@ def test_for_programs(capfd: pytest.CaptureFixture[str], model: str) -> None:
 
 
 def test_what_is_refused(capfd: pytest.CaptureFixture[str], model: str) -> None:
-    assert run(capfd, " ", "--model", model)[0] == 2
-    code, _, err = run(capfd, "a", "--model", model, "--grammar", "comfi")
+    assert run(capfd, "prompt", " ", "--model", model)[0] == 2
+    code, _, err = run(capfd, "prompt", "a", "--model", model, "--grammar", "comfi")
     assert (code, "comfy" in err) == (2, True)
 
 
 def test_an_unwieldy_prompt_is_shown(capfd: pytest.CaptureFixture[str], model: str) -> None:
-    code, out, _ = run(capfd, "[/red] [bold]" * 20 + "([" * 50 + "|", "--model", model)
+    code, out, _ = run(capfd, "prompt", "[/red] [bold]" * 20 + "([" * 50 + "|", "--model", model)
     assert code == 0
     assert "chunk 1" in out
 

@@ -1,7 +1,9 @@
 """Small models, made once a session."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,3 +55,18 @@ def saved(models: Callable[[str], Opened], tmp_path_factory: pytest.TempPathFact
         return made[format]
 
     return path
+
+
+@pytest.fixture
+def watched() -> Iterator[list[tuple[str, str]]]:
+    """What the process does meanwhile besides computing: modules, files, code, connections, programs."""
+    seen: list[tuple[str, str]] = []
+    live = True
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if live and event in ("import", "open", "exec", "compile", "socket.connect", "subprocess.Popen", "os.system"):
+            seen.append((event, str(arguments[0])))
+
+    sys.addaudithook(hook)  # hooks cannot be removed, so it is told when to stop listening
+    yield seen
+    live = False

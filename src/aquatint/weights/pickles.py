@@ -3,8 +3,9 @@ references to tensors, and nothing else.
 
 A pickle is a program for a small stack machine, and Python's own interpreter of it calls whatever the program names.
 This one has the opcodes that checkpoints need, and a table of the names that they use, each standing for a value of
-ours. No name is imported, no function of theirs is called; a name outside the table ends the reading. Time and memory
-are linear in the program's length.
+ours. No name is imported, no function of theirs is called; a name outside the table ends the reading. Every opcode and
+every value that one copies is counted, and keys are short and cannot be made to share a hash: so time and memory are
+bounded.
 """
 
 import struct
@@ -14,10 +15,11 @@ from typing import Any
 
 from aquatint.weights.header import RANK
 
-LONGEST = 64 * 2**20  # bytes of program; Stable Diffusion XL's has 0.4 million
+LONGEST = 16 * 2**20  # bytes of program; Stable Diffusion XL's has 0.4 million
+MOST_STEPS = 1_000_000  # opcodes, and values that one copies; a tensor takes 30
 DEEPEST = 100_000  # values on the stack, and marks
-MOST_MEMOS = 500_000
 LONGEST_INT = 128  # bytes
+LONGEST_NAME = 1_000  # letters of a key or a global
 
 
 class Refused(ValueError):
@@ -61,21 +63,32 @@ class Stored:
     stride: tuple[int, ...]
 
 
-def run(program: bytes | memoryview, start: int = 0) -> tuple[Any, int]:
+class Budget:
+    """Steps that one file may take; the pickles of the older layout share theirs."""
+
+    def __init__(self, steps: int = MOST_STEPS) -> None:
+        self.left = steps
+
+    def spend(self, steps: int) -> None:
+        """Take some, or raise Refused."""
+        self.left -= steps
+        if self.left < 0:
+            raise Refused("its pickle takes more steps than any checkpoint's")
+
+
+def run(program: bytes | memoryview, start: int = 0, budget: Budget | None = None) -> tuple[Any, int]:
     """(the value that a pickle describes, where its program ends); raises Refused.
 
     Values are None, bool, int, float, str, bytes, list, tuple, dict, Stored, Storage, Named and Opaque.
     """
-    if len(program) - start > LONGEST and start == 0:
-        raise Refused(f"its pickle has {len(program):,} bytes, and at most {LONGEST:,} are read")
-    return _Machine(program, start).run()
+    return _Machine(program, start, budget or Budget()).run()
 
 
 class _Machine:
     """The stack machine: a program, where it stands in it, a stack with marks, a memo."""
 
-    def __init__(self, program: bytes | memoryview, at: int) -> None:
-        self.program, self.at = program, at
+    def __init__(self, program: bytes | memoryview, at: int, budget: Budget) -> None:
+        self.program, self.at, self.budget = program, at, budget
         self.end = min(len(program), at + LONGEST)
         self.stack: list[Any] = []
         self.marks: list[int] = []
@@ -92,13 +105,14 @@ class _Machine:
             if action is None:
                 raise Refused(f"its pickle has the opcode {code:#04x}, which no checkpoint needs")
             action(self)
-            if max(len(self.stack), len(self.marks)) > DEEPEST or len(self.memo) > MOST_MEMOS:
+            self.budget.spend(1)
+            if max(len(self.stack), len(self.marks)) > DEEPEST:
                 raise Refused("its pickle holds more values at once than any checkpoint")
 
     def take(self, count: int) -> bytes:
         """The next bytes of the program."""
         if count < 0 or self.at + count > self.end:
-            raise Refused("its pickle breaks off")
+            raise Refused(f"its pickle breaks off, or has more than {LONGEST:,} bytes")
         self.at += count
         return bytes(self.program[self.at - count : self.at])
 
@@ -165,6 +179,7 @@ class _Machine:
             raise Refused("its pickle calls what is no known name")
         meaning = _CALLS.get(str(function))
         if meaning is not None:
+            self.budget.spend(sum(len(part) for part in args if type(part) is list))
             self.push(meaning(args))
         elif _is_opaque(function):
             self.push(Opaque(function))
@@ -179,6 +194,8 @@ class _Machine:
 
     def named(self, module: str, name: str) -> None:
         made = Named(module, name)
+        if len(module) + len(name) > LONGEST_NAME:
+            raise Refused("its pickle names something at great length")
         if str(made) not in _KNOWN and not _is_opaque(made):
             raise Refused(f"its pickle names {str(made)[:120]}, which no checkpoint needs")
         self.push(made)
@@ -205,12 +222,16 @@ class _Machine:
 
 
 def _key(key: Any) -> Any:
-    """A dict's key: flat, for hashing nested tuples recurses without bounds."""
-    if isinstance(key, str | int | float | bytes | Named | Opaque) or key is None:
+    """A dict's key: short and flat, for hashing and comparing are not counted, and numbers whose hashes differ."""
+    if key is None or isinstance(key, Named | Opaque):
         return key
-    if type(key) is tuple and all(isinstance(part, str | int) for part in key):
+    if isinstance(key, str | bytes) and len(key) <= LONGEST_NAME:
         return key
-    raise Refused(f"its pickle has a {type(key).__name__} as a key")
+    if isinstance(key, int) and abs(key) < 2**31:
+        return key
+    if type(key) is tuple and len(key) <= 4 and all(isinstance(part, str | int) and _key(part) == part for part in key):
+        return key
+    raise Refused(f"its pickle has a {type(key).__name__} as a key, or a long one")
 
 
 def _text(data: bytes) -> str:

@@ -9,6 +9,7 @@ before anything is read; tensors are views of the mapped bytes.
 """
 
 import hashlib
+import math
 import mmap
 import struct
 import zipfile
@@ -27,7 +28,11 @@ from aquatint.weights.pickles import Refused, Storage, Stored
 
 ZIP, PICKLE = b"PK\x03\x04", tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 MEMBERS = 100_000
+LARGEST_DIRECTORY = 12 * 2**20  # bytes; a member of torch's takes 100
 DEEPEST = 6  # dicts within dicts
+WIDEST = 200_000  # values in them, each as often as it is reached
+LONGEST_NAME = 500  # letters of a tensor's
+MOST_SHARED = 8  # times the file's bytes that its tensors have together, when they share storages
 LEGACY = 0x1950A86A20F9469CFC6C, 1001  # magic number and version
 _TAKES = "A checkpoint as torch.save writes it, or safetensors."
 
@@ -49,7 +54,7 @@ class TorchFile:
             self._bytes = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
         try:
             value, self._places = self._opened()
-            self._tensors, self.header, self.notes = _laid_out(value)
+            self._tensors, self.header, self.notes = _laid_out(value, self.size)
             self._checked()
         except Refused as why:
             raise UserError(
@@ -103,6 +108,8 @@ class TorchFile:
             if self._bytes[begin : begin + size] != b"little":
                 raise Refused("its numbers are not little-endian")
         begin, size = members[f"{root}data.pkl"]
+        if size > pickles.LONGEST:
+            raise Refused(f"its pickle has {size:,} bytes, and at most {pickles.LONGEST:,} are read")
         value, end = pickles.run(self._bytes[begin : begin + size])
         if end != size:
             raise Refused("something follows its pickle")
@@ -110,11 +117,11 @@ class TorchFile:
         return value, {name.removeprefix(inner): at for name, at in members.items() if name.startswith(inner)}
 
     def _legacy(self) -> tuple[Any, dict[str, tuple[int, int]]]:
-        view, at, values = memoryview(self._bytes), 0, []
-        for _ in range(5):
-            value, at = pickles.run(view, at)
+        view, at, values, budget = memoryview(self._bytes), 0, [], pickles.Budget()
+        for number in range(5):
+            value, at = pickles.run(view, at, budget)
             values.append(value)
-            if values != list(LEGACY[: len(values)])[:2] and len(values) <= 2:
+            if number < 2 and (type(value) is not int or value != LEGACY[number]):
                 raise Refused("it is a bare pickle, not what torch.save writes")
         keys = values[4]
         if type(keys) is not list or not all(type(key) is str for key in keys) or len(set(keys)) != len(keys):
@@ -152,6 +159,8 @@ def is_torch(start: bytes) -> bool:
 
 def _members(data: mmap.mmap) -> dict[str, tuple[int, int]]:
     """Every member's first byte and size, from the directory, checked against the members' own heads."""
+    if _directory(data) > LARGEST_DIRECTORY:
+        raise Refused("its zip directory is larger than any checkpoint's")
     try:
         # Only the directory is read by the library; no member is unpacked.
         listed = zipfile.ZipFile(cast(IO[bytes], data)).infolist()
@@ -179,24 +188,39 @@ def _members(data: mmap.mmap) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _laid_out(value: Any) -> tuple[dict[str, Stored], Header, tuple[str, ...]]:
-    """The tensors by name, as a head, and what was passed over."""
+def _directory(data: mmap.mmap) -> int:
+    """The size in bytes of the archive's directory, as its last record says, and the record of large archives before
+    it (APPNOTE 4.3.14 to 4.3.16); torch adds no comment, so the record ends the file."""
+    end = len(data) - 22
+    if end < 0 or data[end : end + 4] != b"PK\x05\x06":
+        raise Refused("its zip directory is damaged, or something follows it")
+    (size,) = struct.unpack("<I", data[end + 12 : end + 16])
+    if end >= 20 and data[end - 20 : end - 16] == b"PK\x06\x07":
+        (place,) = struct.unpack("<Q", data[end - 12 : end - 4])
+        if place + 56 > len(data) or data[place : place + 4] != b"PK\x06\x06":
+            raise Refused("its zip directory is damaged")
+        (large,) = struct.unpack("<Q", data[place + 40 : place + 48])
+        return max(int(large), int(size) if size != 0xFFFFFFFF else 0)
+    return int(size)
+
+
+def _laid_out(value: Any, size: int) -> tuple[dict[str, Stored], Header, tuple[str, ...]]:
+    """The tensors by name, as a head, and what was passed over, of a file of `size` bytes."""
     if type(value) is not dict:
         raise Refused(f"it holds a {type(value).__name__}, and a checkpoint is a dict")
     beside: Mapping[Any, Any] = {}
     if type(value.get("state_dict")) is dict:
         value, beside = value["state_dict"], {key: inner for key, inner in value.items() if key != "state_dict"}
     tensors: dict[str, Stored] = {}
-    for name, stored in _walk(value, "", 0):
-        if name in tensors:
-            raise Refused(f'two of its tensors have the name "{name[:80]}"')
+    total = 0
+    for name, stored in _walk(value):
+        if name in tensors or len(name) > LONGEST_NAME:
+            raise Refused(f'two of its tensors have the name "{name[:80]}", or it is too long')
         tensors[name] = stored
-        if len(tensors) > COUNT:
-            raise Refused(f"it holds more than {COUNT:,} tensors")
-    entries = {
-        name: Entry(stored.storage.dtype, stored.shape, 0, _count(stored) * DTYPES[stored.storage.dtype].itemsize)
-        for name, stored in tensors.items()
-    }
+        total += _size(stored)
+        if len(tensors) > COUNT or total > MOST_SHARED * size:
+            raise Refused(f"it holds more than {COUNT:,} tensors, or {MOST_SHARED} times its own bytes in them")
+    entries = {name: Entry(stored.storage.dtype, stored.shape, 0, _size(stored)) for name, stored in tensors.items()}
     texts = {
         str(key)[:200]: str(inner)[:1000]
         for key, inner in {**value, **beside}.items()
@@ -207,14 +231,20 @@ def _laid_out(value: Any) -> tuple[dict[str, Stored], Header, tuple[str, ...]]:
     return tensors, Header(entries, texts, 0), notes
 
 
-def _walk(value: Any, prefix: str, depth: int) -> Iterator[tuple[str, Stored]]:
-    """Every tensor in dicts within dicts, by its dotted name."""
-    if isinstance(value, Stored):
-        yield prefix, value
-    elif type(value) is dict and depth < DEEPEST:
-        for key, inner in value.items():
-            if isinstance(key, str | int):
-                yield from _walk(inner, f"{prefix}.{key}" if prefix else str(key), depth + 1)
+def _walk(value: Any) -> Iterator[tuple[str, Stored]]:
+    """Every tensor in dicts within dicts, by its dotted name; a dict may be in many, so what is reached is counted."""
+    waiting, reached = [("", value, 0)], 0
+    while waiting:
+        name, part, depth = waiting.pop()
+        if isinstance(part, Stored):
+            yield name, part
+        elif type(part) is dict and depth < DEEPEST:
+            reached += len(part)
+            if reached > WIDEST:
+                raise Refused(f"it holds more than {WIDEST:,} values")
+            start = f"{name}."[: LONGEST_NAME + 1] if depth else ""
+            inside = [(key, inner) for key, inner in part.items() if isinstance(key, str | int)]
+            waiting += [(f"{start}{key}", inner, depth + 1) for key, inner in reversed(inside)]
 
 
 def _tensors_of(value: Any) -> Iterator[Stored]:
@@ -229,8 +259,6 @@ def _tensors_of(value: Any) -> Iterator[Stored]:
             waiting += part.values() if isinstance(part, dict) else part
 
 
-def _count(stored: Stored) -> int:
-    count = 1
-    for side in stored.shape:
-        count *= side
-    return count
+def _size(stored: Stored) -> int:
+    """Of a tensor by itself, in bytes."""
+    return math.prod(stored.shape) * DTYPES[stored.storage.dtype].itemsize
