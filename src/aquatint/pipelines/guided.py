@@ -131,7 +131,7 @@ def pair_for(
             guide = blurred(guide, nets.plain, base, nets.looks, nets.size, *sag, prediction)
         pair = judged(asking, rescaled(guide, request.rescale), prediction)
     if how.threshold is not None and how.mimic is None:
-        pair = thresholded(pair, how.threshold.percentile, how.threshold.limit)
+        pair = thresholded(pair, how.threshold.share, how.threshold.limit)
     if how.interval is not None:
         pair = interval(pair, plain, levels, how.interval.start, how.interval.end)
     return pair
@@ -161,5 +161,5 @@ def _scale(scale: float, how: Guiding, prediction: Prediction, average: Running)
     if how.apg is not None:
         return projected(scale, how.apg.eta, how.apg.norm, average, prediction)
     if how.threshold is not None and how.threshold.mimic is not None:
-        return mimicked(scale, how.threshold.mimic, how.threshold.percentile, prediction)
+        return mimicked(scale, how.threshold.mimic, how.threshold.share, prediction)
     return scaled(scale)

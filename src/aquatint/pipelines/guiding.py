@@ -30,17 +30,25 @@ class Interval:
 class Threshold:
     """Dynamic thresholding of x0.
 
-    percentile   share of the values, 0 ... 1, that is to be kept within the bound
+    percentile   share of the values, 0 ... 1, that is to be kept within the bound; 0.995 if not given, 1 with mimic
     mimic        the scale of guidance whose spread is the bound, channel by channel; None: the bound is `limit`
     limit        largest value of latents; 1 for pixels in the paper, and about 3 for latents of deviation 1
     """
 
-    percentile: float = 0.995
+    percentile: float | None = None
     mimic: float | None = None
     limit: float = 3.0
 
     def __post_init__(self) -> None:
+        if self.percentile is None:
+            object.__setattr__(self, "percentile", 0.995 if self.mimic is None else 1.0)
         _hold(self, "guiding.threshold", percentile=(0.0, 1.0), mimic=(0.0, MOST), limit=(1e-3, 1e6))
+
+    @property
+    def share(self) -> float:
+        """The percentile, given or usual."""
+        assert self.percentile is not None
+        return self.percentile
 
 
 @dataclass(frozen=True)
