@@ -1,6 +1,6 @@
 """From a net to a denoiser, and from denoisers to denoisers: what is asked of a picture is wrapped round the net."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -42,6 +42,28 @@ def predictor(net: Net, prediction: Prediction, cond: Conditioning) -> Denoiser:
     return denoise
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the net said of one x at one level, in its own words (eps, v or x0): what guidance is computed from.
+
+    away     of what guidance leads away from: the negative
+    told     what the prompts add to it: out_prompt - away, or such a sum
+    toward   away + told: what the prompts alone would have, with no guidance
+    each     of each prompt
+    """
+
+    away: Latents
+    told: Latents
+    toward: Latents
+    each: tuple[Latents, ...]
+
+
+# asking(x, level): the forward passes that guidance needs
+Asking: TypeAlias = Callable[[Latents, Level], Answers]
+# guide(answers, x, level): one answer made of several, in the net's own words
+Guide: TypeAlias = Callable[[Answers, Latents, Level], Latents]
+
+
 def guided(
     net: Net,
     prediction: Prediction,
@@ -53,11 +75,7 @@ def guided(
     """Classifier-free guidance: out = out_negative + scale * (out_cond - out_negative) (Ho and Salimans 2022).
 
     The net sees one batch of 2 b rows, the negative ones first. At scale 1 the negative has no say, and only the
-    other half is computed.
-
-    rescale is the phi of Lin et al. 2023, equations 15 and 16: guidance widens the spread of what the net says, and
-    this much of the widening is taken back, for each picture: out * (phi * std(out_cond) / std(out) + 1 - phi). It
-    works on the net's own words (eps, v), not on x0, as it was published and as others compute it.
+    other half is computed. rescale is `rescaled`'s.
     """
     if scale == 1:
         return predictor(net, prediction, cond)
@@ -73,16 +91,50 @@ def paired(
     rescale: float = 0.0,
 ) -> Pair:
     """What `guided` says, and the negative's own x0 beside it, from the same forward pass: for CFG++."""
-    both = _stack(negative, cond)
+    return judged(twice(net, cond, negative), rescaled(scaled(scale), rescale), prediction)
+
+
+def judged(asking: Asking, guide: Guide, prediction: Prediction) -> Pair:
+    """Answers, made into one by a guide, as x0; and x0 of the negative's answer beside it."""
 
     def denoise(x: Latents, level: Level) -> tuple[Latents, Latents]:
-        away, toward = ask(net, torch.cat([x, x]), level, both).chunk(2)
-        out = away + scale * (toward - away)
-        if rescale:
-            out = out * (rescale * spread(toward) / spread(out) + (1 - rescale))
-        return prediction.to_x0(x, out, level), prediction.to_x0(x, away, level)
+        answers = asking(x, level)
+        out = guide(answers, x, level)
+        return prediction.to_x0(x, out, level), prediction.to_x0(x, answers.away, level)
 
     return denoise
+
+
+def twice(net: Net, cond: Conditioning, negative: Conditioning) -> Asking:
+    """The negative and the prompt, in one batch of two."""
+    both = stacked((negative, cond))
+
+    def answers(x: Latents, level: Level) -> Answers:
+        away, toward = ask(net, torch.cat([x, x]), level, both).chunk(2)
+        return Answers(away, toward - away, toward, (toward,))
+
+    return answers
+
+
+def scaled(scale: float) -> Guide:
+    """out = away + scale * told: guidance itself."""
+    return lambda answers, x, level: answers.away + scale * answers.told
+
+
+def rescaled(guide: Guide, phi: float) -> Guide:
+    """out * (phi * std(toward) / std(out) + 1 - phi), for each picture (Lin et al. 2023, equations 15 and 16).
+
+    Guidance widens the spread of what the net says, and this much of the widening is taken back. It works on the net's
+    own words (eps, v), not on x0, as it was published and as others compute it.
+    """
+    if not phi:
+        return guide
+
+    def out(answers: Answers, x: Latents, level: Level) -> Latents:
+        wide = guide(answers, x, level)
+        return wide * (phi * spread(answers.toward) / spread(wide) + (1 - phi))
+
+    return out
 
 
 def first(pair: Pair) -> Denoiser:
@@ -130,17 +182,18 @@ def ask(net: Net, x: Latents, level: Level, cond: Conditioning) -> Latents:
     return net(seen, t, cond.context, cond.vector).to(x.dtype)
 
 
-def _stack(first: Conditioning, second: Conditioning) -> Conditioning:
-    """Two batches as one; both have a vector or neither has, and so with the channels."""
+def stacked(conds: Sequence[Conditioning]) -> Conditioning:
+    """Several batches as one; all have a vector or none has, and so with the channels."""
 
-    def joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        assert (a is None) == (b is None), "one half of the pair has what the other lacks"
-        return None if a is None or b is None else torch.cat([a, b])
+    def joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+        held = [part for part in parts if part is not None]
+        assert len(held) in (0, len(parts)), "one half of the pair has what the other lacks"
+        return torch.cat(held) if held else None
 
     return Conditioning(
-        torch.cat([first.context, second.context]),
-        joined(first.vector, second.vector),
-        joined(first.concat, second.concat),
+        torch.cat([cond.context for cond in conds]),
+        joined([cond.vector for cond in conds]),
+        joined([cond.concat for cond in conds]),
     )
 
 

@@ -3,7 +3,19 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from aquatint.diffusion.denoisers import Conditioning, Denoiser, Net, Pair, ask, first, spread
+from aquatint.diffusion.denoisers import (
+    Answers,
+    Asking,
+    Conditioning,
+    Denoiser,
+    Net,
+    Pair,
+    ask,
+    first,
+    judged,
+    rescaled,
+    scaled,
+)
 from aquatint.diffusion.prediction import Prediction
 from aquatint.diffusion.schedule import Latents, Level
 
@@ -37,15 +49,19 @@ def composed_pair(
 ) -> Pair:
     """What `composed` says, and the negative's own x0 beside it."""
 
-    def denoise(x: Latents, level: Level) -> tuple[Latents, Latents]:
-        away = ask(net, x, level, negative)
-        told = sum((weight * (ask(net, x, level, cond) - away) for weight, cond in conds), 0 * away)
-        out = away + scale * told
-        if rescale:
-            out = out * (rescale * spread(away + told) / spread(out) + (1 - rescale))
-        return prediction.to_x0(x, out, level), prediction.to_x0(x, away, level)
+    return judged(severally(net, conds, negative), rescaled(scaled(scale), rescale), prediction)
 
-    return denoise
+
+def severally(net: Net, conds: Sequence[tuple[float, Conditioning]], negative: Conditioning) -> Asking:
+    """The negative and then each prompt, each in a batch of its own; told is the weighted sum of what they add."""
+
+    def answers(x: Latents, level: Level) -> Answers:
+        away = ask(net, x, level, negative)
+        each = tuple(ask(net, x, level, cond) for _, cond in conds)
+        told = sum((weight * (out - away) for (weight, _), out in zip(conds, each, strict=True)), 0 * away)
+        return Answers(away, told, away + told, each)
+
+    return answers
 
 
 def switched(parts: Sequence[tuple[Level, Callable[[Latents, Level], Answer]]]) -> Callable[[Latents, Level], Answer]:

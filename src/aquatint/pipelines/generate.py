@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from aquatint.base import images, runtime
 from aquatint.base.noise import FILL, PRIOR, Noise
 from aquatint.base.replay import noise_from
-from aquatint.diffusion.denoisers import Denoiser, Pair, alike, first, guided, held, paired
+from aquatint.diffusion.denoisers import Denoiser, Pair, first, held
 from aquatint.diffusion.grids import options_of, visited
-from aquatint.diffusion.joined import composed, composed_pair, switched, wrapped
+from aquatint.diffusion.joined import switched, wrapped
 from aquatint.diffusion.prediction import PREDICTIONS
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.diffusion.schedule import Level, NoiseSchedule
@@ -23,6 +23,7 @@ from aquatint.pipelines.adapted import adapted, embeddings_of, wanted
 from aquatint.pipelines.bundle import Bundle, finite
 from aquatint.pipelines.edit import Canvas, canvas
 from aquatint.pipelines.encode import tell
+from aquatint.pipelines.guided import Nets, Words, memory, nets_for, pair_for
 from aquatint.pipelines.picture import Picture, Progress
 from aquatint.pipelines.prompt import parse
 from aquatint.pipelines.record import File, record_of
@@ -39,6 +40,7 @@ class _Plan:
     request: Resolved
     schedule: NoiseSchedule
     levels: list[Level]
+    nets: Nets
     canvas: Canvas | None
     files: tuple[File, ...] = ()
 
@@ -88,18 +90,19 @@ def generate(bundle: Bundle, request: Request) -> Course:
     levels = visited(resolved.grid, schedule, resolved.steps, dict(resolved.options))[-resolved.made - 1 :]
     over = canvas(resolved.edit, resolved.width, resolved.height) if resolved.edit else None
     on = adapted(bundle, wanted(bundle, resolved))
-    plan = _Plan(on.bundle, resolved, schedule, levels, over, (*on.files, *embeddings_of(bundle, resolved)))
+    nets = nets_for(on.bundle.unet, resolved)
+    plan = _Plan(on.bundle, resolved, schedule, levels, nets, over, (*on.files, *embeddings_of(bundle, resolved)))
     return _pinned(bundle, _pictures(plan))
 
 
 def _pictures(plan: _Plan) -> Course:
     began = time.perf_counter()
     known = _known(plan)
-    pair = _pair(plan)
+    words = _words(plan)
     text = time.perf_counter() - began
     for number, seed in enumerate(plan.request.seeds):
         progress = Progress(0, plan.request.made, number, len(plan.request.seeds), seed)
-        yield from _picture(plan, pair, known, progress, text)
+        yield from _picture(plan, _pair(plan, words), known, progress, text)
         text = 0.0  # the words were encoded once for all
 
 
@@ -130,27 +133,30 @@ def _picture(plan: _Plan, pair: Pair, known: _Known | None, progress: Progress, 
     yield replace(progress, picture=Picture(image, record, seconds))
 
 
-def _pair(plan: _Plan) -> Pair:
-    """The U-Net, told the prompt and the negative, as a denoiser with guidance; for CFG++ the negative beside it."""
+def _words(plan: _Plan) -> list[tuple[Level, Words]]:
+    """What the U-Net is told, and the level to which it is; mostly there is one."""
     bundle, request = plan.bundle, plan.request
     prompt = parse(request.prompt, request.grammar, steps=request.made)
     negative = parse(request.negative, request.grammar, steps=request.made, negative=True)
-    extra = _told_of(plan)
-    prediction = PREDICTIONS[bundle.family.prediction]
-    parts = []
+    extra, empty = _told_of(plan), None
+    if request.guiding is not None and request.guiding.perp_neg is not None:
+        nothing = parse("", request.grammar, steps=request.made, negative=True)
+        empty = replace(tell(bundle, prompt, nothing, request.clip_skip)[0].negative, concat=extra)
+    words = []
     for told in tell(bundle, prompt, negative, request.clip_skip):
         away = replace(told.negative, concat=extra)
-        toward = [(weight, replace(cond, concat=extra)) for weight, cond in told.positives]
+        toward = tuple((weight, replace(cond, concat=extra)) for weight, cond in told.positives)
         for _, cond in toward:
             finite(cond.context, "text encoder", bundle)
-        how = (away, request.guidance, request.rescale)
-        several, only, unet = len(toward) > 1, toward[0][1], bundle.unet
-        if SAMPLERS[request.sampler].pair:
-            both = composed_pair(unet, prediction, toward, *how) if several else paired(unet, prediction, only, *how)
-        else:
-            both = alike(composed(unet, prediction, toward, *how) if several else guided(unet, prediction, only, *how))
-        parts.append((plan.levels[told.until], both))
-    return switched(parts)
+        words.append((plan.levels[told.until], Words(toward, away, empty)))
+    return words
+
+
+def _pair(plan: _Plan, words: list[tuple[Level, Words]]) -> Pair:
+    """The U-Net, told these words, as a denoiser with guidance; for CFG++ the negative beside it. One a picture."""
+    prediction, average = PREDICTIONS[plan.bundle.family.prediction], memory(plan.request)
+    how = (prediction, plan.request, plan.levels, average)
+    return switched([(end, pair_for(plan.nets, said, *how)) for end, said in words])
 
 
 def _known(plan: _Plan) -> _Known | None:

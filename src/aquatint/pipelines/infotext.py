@@ -10,6 +10,7 @@ from aquatint.base import config
 from aquatint.base.errors import UserError
 from aquatint.diffusion.cfg_pp import SHARE
 from aquatint.diffusion.names import GRID_NAMES, SAMPLER_NAMES, Names, sampler_named
+from aquatint.pipelines.guiding_words import guiding_from, words_of
 from aquatint.pipelines.record import Record
 from aquatint.pipelines.request import Request
 
@@ -41,6 +42,7 @@ def infotext(record: Record) -> str:
         "ENSD": request.ensd or None,
         "RNG": {"cpu": "CPU", "nv": "NV"}.get(request.noise),
         "CFG rescale": request.rescale or None,
+        **words_of(request.guiding),
         "Mask blur": request.edit.blur if request.edit and request.edit.mask else None,
         "Inpaint area": "Only masked" if request.edit and request.edit.masked else None,
         "Masked area padding": request.edit.padding if request.edit and request.edit.masked else None,
@@ -100,6 +102,7 @@ def request_from(info: Infotext) -> Request:
         "ensd": _int(settings.get("ENSD", "")) or 0,
         "clip_skip": _int(settings.get("Clip skip", "")),
         "eta": _float(settings.get("Eta DDIM", settings.get("Eta", ""))),
+        "guiding": guiding_from(settings),
     }
     return config.from_data(Request, words)
 
