@@ -131,7 +131,7 @@ SDXL = Family(
     text=TextConfig(skip=1, normed=False),
     schedule=_SCALED_LINEAR,
     prediction="epsilon",
-    defaults=Defaults(width=1024, height=1024, steps=50, sampler="euler", grid="leading", guidance=5.0),
+    defaults=Defaults(width=1024, height=1024, steps=50, sampler="euler", grid="ddim_uniform", guidance=5.0),
     text2=_BIG_G,
     micro=SIZES,
     blank=True,
@@ -164,7 +164,7 @@ TINY_XL = replace(
     text2=TextConfig(
         width=24, layers=3, heads=2, vocabulary=1024, activation="gelu", projection=40, pad="zero", skip=1, normed=False
     ),
-    defaults=replace(TINY.defaults, sampler="euler", guidance=5.0),
+    defaults=replace(SDXL.defaults, width=64, height=64, steps=4),
 )  # fmt: skip
 
 FAMILIES: dict[str, Family] = {

@@ -23,6 +23,7 @@ from aquatint.pipelines.adapted import adapted, embeddings_of, wanted
 from aquatint.pipelines.bundle import Bundle, finite
 from aquatint.pipelines.edit import Canvas, canvas
 from aquatint.pipelines.encode import tell
+from aquatint.pipelines.micro import with_micro
 from aquatint.pipelines.picture import Picture, Progress
 from aquatint.pipelines.prompt import parse
 from aquatint.pipelines.record import File, record_of
@@ -138,7 +139,7 @@ def _pair(plan: _Plan) -> Pair:
     extra = _told_of(plan)
     prediction = PREDICTIONS[bundle.family.prediction]
     parts = []
-    for told in tell(bundle, prompt, negative, request.clip_skip):
+    for told in with_micro(tell(bundle, prompt, negative, request.clip_skip), request, bundle.family):
         away = replace(told.negative, concat=extra)
         toward = [(weight, replace(cond, concat=extra)) for weight, cond in told.positives]
         for _, cond in toward:

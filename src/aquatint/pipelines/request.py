@@ -19,6 +19,7 @@ from aquatint.families import Family
 from aquatint.pipelines.edit import Edit
 from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.lora import checked as checked_loras
+from aquatint.pipelines.micro import Micro
 from aquatint.pipelines.prompt import GRAMMARS
 
 LONGEST_PROMPT = 6_000  # characters; what any of them needs in a JPEG's or WebP's metadata still fits its 64 KiB
@@ -49,6 +50,7 @@ class Request:
                        what is added to the seed for the noise of steps (A1111's "ENSD"; not with ours)
     grammar            how the prompts are read: a name in GRAMMARS (docs/prompts.md)
     clip_skip          which layer of the text encoder is read, counted from the end: 1 is the last; None the usual one
+    micro              what Stable Diffusion XL is told beside the text (docs/families.md); None the usual
     loras              networks added to the weights, by their names on the bundle's shelf (docs/adapters.md)
 
     Raises UserError for a value out of range.
@@ -72,6 +74,7 @@ class Request:
     clip_skip: int | None = None
     edit: Edit | None = None
     loras: tuple[Lora, ...] = ()
+    micro: Micro | None = None
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)
@@ -129,10 +132,11 @@ class Request:
             "eta": options.get("eta"),
         }
         result = Resolved(**(filled | given))
-        if result.clip_skip is not None and result.clip_skip > family.text.layers:
-            raise UserError(
-                f"clip_skip = {result.clip_skip}.", f"{family.name}'s text encoder has {family.text.layers} layers."
-            )
+        layers = min(text.layers for text in family.texts)
+        if result.clip_skip is not None and result.clip_skip > layers:
+            raise UserError(f"clip_skip = {result.clip_skip}.", f"{family.name}'s text encoder has {layers} layers.")
+        if result.micro is not None:
+            result.micro.check(family)
         factor = family.autoencoder.factor
         if result.width % factor or result.height % factor:
             raise UserError(f"{result.width} x {result.height} pixels.", f"{family.name} takes multiples of {factor}.")

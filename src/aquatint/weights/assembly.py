@@ -5,7 +5,7 @@ from typing import Any
 
 from aquatint.base.errors import UserError
 from aquatint.diffusion.schedule import ScheduleConfig
-from aquatint.families import SD15, SDXL, Defaults, Family
+from aquatint.families import SD15, Defaults, Family
 from aquatint.weights import conditioner, description, diffusers, folder
 from aquatint.weights.folder import Document, Fields
 
@@ -109,7 +109,7 @@ def family(documents: Document, pad: str, pad2: str = "zero") -> tuple[Family, l
     if type(size) is int and 1 <= size * autoencoder.factor <= description.WIDEST and size * autoencoder.factor >= 8:
         defaults = replace(defaults, width=size * autoencoder.factor, height=size * autoencoder.factor)
     if "micro" in encoders:
-        defaults = replace(defaults, guidance=SDXL.defaults.guidance)
+        defaults = conditioner.defaults(defaults)
     rest: dict[str, Any] = {"schedule": schedule, "prediction": prediction, "defaults": defaults}
     made = Family("custom", unet, autoencoder, **encoders, **rest)
     return description.known(description.check(made)), notes

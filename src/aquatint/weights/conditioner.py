@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from aquatint.base.errors import UserError
-from aquatint.families import AESTHETIC, MICRO, MICRO_WIDTH, SDXL, SIZES, Family
+from aquatint.families import AESTHETIC, MICRO, MICRO_WIDTH, SDXL, SIZES, Defaults, Family
 from aquatint.nets.text import TextConfig
 from aquatint.nets.unet import UNetConfig
 from aquatint.weights import compvis, diffusers, folder
@@ -47,6 +47,13 @@ def fields(texts: list[TextConfig], unet: UNetConfig, blank: Any) -> dict[str, A
         "micro": micro,
         "blank": blank if isinstance(blank, bool) else micro == SIZES,
     }
+
+
+def defaults(said: Defaults) -> Defaults:
+    """What a folder's scheduler says, with Stable Diffusion XL's guidance; its Euler ends clean where PNDM does not."""
+    clean = said.grid == "leading" and said.sampler not in ("plms", "pndm", "ddim")
+    grid = SDXL.defaults.grid if clean else said.grid
+    return replace(said, guidance=SDXL.defaults.guidance, grid=grid)
 
 
 def read(text: TextConfig) -> TextConfig:

@@ -16,6 +16,7 @@ from cyclopts import Parameter
 from aquatint.apps.cli.adapters import Adapting, opening, read_loras, tell_notes
 from aquatint.apps.cli.chance import Chance, settled
 from aquatint.apps.cli.edit import Editing, read_edit
+from aquatint.apps.cli.micro import Sizing, read_micro
 from aquatint.apps.cli.output import STANDARD_OUTPUT, Output
 from aquatint.base.errors import UserError
 
@@ -101,6 +102,7 @@ def generate(
     chance: Chance | None = None,
     editing: Editing | None = None,
     adapting: Adapting | None = None,
+    sizing: Sizing | None = None,
 ) -> None:
     """Paint pictures for a prompt.
 
@@ -109,6 +111,7 @@ def generate(
     """
     wishes, showing = wishes or Wishes(), showing or Showing()
     request = replace(read_request(prompt, wishes), edit=read_edit(editing), loras=read_loras(adapting))
+    request = replace(request, micro=read_micro(sizing))
     requests = settled(request, chance)
     output = Output(showing.out, showing.format, wishes.count)
     try:
