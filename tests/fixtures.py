@@ -20,6 +20,7 @@ def tiny_bundle(family: Family = TINY, *, seed: int = 0, vocabulary: Vocabulary 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         unet, autoencoder, text = UNet(family.unet), Autoencoder(family.autoencoder), TextEncoder(family.text)
+        text2 = TextEncoder(family.text2) if family.text2 else None
     return Bundle(
         unet=unet.eval(),
         autoencoder=autoencoder.eval(),
@@ -30,6 +31,8 @@ def tiny_bundle(family: Family = TINY, *, seed: int = 0, vocabulary: Vocabulary 
         digest=f"{seed:064x}",
         threads=1,  # two threads on a busy machine wait for each other at every small operation
         vocabulary=vocabulary,
+        text2=text2.eval() if text2 else None,
+        tokenizer2=Tokenizer.train(WORDS, family.text2.vocabulary, pad=family.text2.pad) if family.text2 else None,
     )
 
 

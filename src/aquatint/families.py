@@ -23,7 +23,13 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Family:
-    """Everything that tells one kind of Stable Diffusion from another."""
+    """Everything that tells one kind of Stable Diffusion from another.
+
+    text, text2   the text encoders, whose tokens the U-Net is told side by side; the last one's pooled vector is the
+                  beginning of the U-Net's `vector`
+    micro         the numbers that follow it there, 256 sinusoids each: names of MICRO (Podell et al. 2023, section 2.2)
+    blank         whether a negative that says nothing is told as zeros, not as what the encoders say of ""
+    """
 
     name: str
     unet: UNetConfig
@@ -32,6 +38,26 @@ class Family:
     schedule: ScheduleConfig
     prediction: str
     defaults: Defaults
+    text2: TextConfig | None = None
+    micro: tuple[str, ...] = ()
+    blank: bool = False
+
+    @property
+    def texts(self) -> tuple[TextConfig, ...]:
+        """The text encoders in the order in which the U-Net is told their tokens."""
+        return (self.text,) if self.text2 is None else (self.text, self.text2)
+
+    @property
+    def told(self) -> int:
+        """Width of the U-Net's `vector` that pooled text and `micro` make."""
+        return (self.texts[-1].projection or self.texts[-1].width) + MICRO_WIDTH * sum(
+            MICRO[name] for name in self.micro
+        )
+
+
+MICRO = {"original": 2, "crop": 2, "target": 2, "aesthetic": 1}  # how many numbers each is
+MICRO_WIDTH = 256  # sinusoids of each number
+SIZES, AESTHETIC = ("original", "crop", "target"), ("original", "crop", "aesthetic")
 
 
 _LDM = AutoencoderConfig(encoder=(128, 256, 512, 512), decoder=(128, 256, 512, 512))
@@ -88,4 +114,59 @@ TINY = Family(
     defaults=Defaults(width=64, height=64, steps=4, sampler="ddim", grid="leading", guidance=7.5),
 )
 
-FAMILIES: dict[str, Family] = {row.name: row for row in (SD15, SD15_INPAINT, SD21, SD21_V, POCKET, TINY)}
+# Stable Diffusion XL (Podell et al. 2023, table 1). Both encoders are read at the layer before the last, not normed.
+_BIG_G = TextConfig(
+    width=1280, layers=32, heads=20, activation="gelu", projection=1280, pad="zero", skip=1, normed=False
+)
+SDXL = Family(
+    name="SDXL",
+    unet=UNetConfig(
+        stages=(Stage(320, 5, depth=0), Stage(640, 10, depth=2), Stage(1280, 20, depth=10)),
+        middle=10,
+        context=2048,
+        vector=2816,
+        linear=True,
+    ),
+    autoencoder=replace(_LDM, scale=0.13025),
+    text=TextConfig(skip=1, normed=False),
+    schedule=_SCALED_LINEAR,
+    prediction="epsilon",
+    defaults=Defaults(width=1024, height=1024, steps=50, sampler="euler", grid="ddim_uniform", guidance=5.0),
+    text2=_BIG_G,
+    micro=SIZES,
+    blank=True,
+)
+SDXL_INPAINT = replace(SDXL, name="SDXL_INPAINT", unet=replace(SDXL.unet, channels_in=9))
+SDXL_REFINER = replace(
+    SDXL,
+    name="SDXL_REFINER",
+    unet=UNetConfig(
+        stages=(Stage(384, 6, depth=0), Stage(768, 12, depth=4), Stage(1536, 24, depth=4), Stage(1536, 24, depth=0)),
+        middle=4,
+        context=1280,
+        vector=2560,
+        linear=True,
+    ),
+    text=_BIG_G,
+    text2=None,
+    micro=AESTHETIC,
+    blank=False,
+)
+TINY_XL = replace(
+    SDXL,
+    name="TINY_XL",
+    unet=UNetConfig(
+        stages=(Stage(16, 1, depth=0), Stage(32, 2, depth=2)), blocks=1, middle=2, context=56, vector=1576,
+        groups=8, linear=True,
+    ),
+    autoencoder=replace(TINY.autoencoder, scale=0.13025),
+    text=replace(TINY.text, skip=1, normed=False),
+    text2=TextConfig(
+        width=24, layers=3, heads=2, vocabulary=1024, activation="gelu", projection=40, pad="zero", skip=1, normed=False
+    ),
+    defaults=replace(SDXL.defaults, width=64, height=64, steps=4),
+)  # fmt: skip
+
+FAMILIES: dict[str, Family] = {
+    row.name: row for row in (SD15, SD15_INPAINT, SD21, SD21_V, SDXL, SDXL_INPAINT, SDXL_REFINER, POCKET, TINY, TINY_XL)
+}

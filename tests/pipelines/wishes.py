@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from aquatint.diffusion.grids import GRIDS
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.pipelines.lora import Lora
+from aquatint.pipelines.micro import Micro
 from aquatint.pipelines.prompt import GRAMMARS
 from aquatint.pipelines.request import Request
 
@@ -22,6 +23,12 @@ loras = st.builds(
     text_weight=st.none() | weight,
     blocks=st.dictionaries(st.sampled_from(["IN00", "M00", "BASE"]), weight).map(lambda d: tuple(d.items())),
 )
+pairs = st.none() | st.tuples(st.integers(1, 65_536), st.integers(1, 65_536))
+beauty = st.none() | st.floats(0, 100)
+micros = st.none() | st.builds(
+    Micro, original=pairs, crop=pairs, target=pairs, aesthetic=beauty, negative_aesthetic=beauty,
+    blank=st.none() | st.booleans(),
+)  # fmt: skip
 requests = st.builds(
     Request,
     prompt=texts.filter(lambda text: bool(text.strip())),
@@ -41,4 +48,5 @@ requests = st.builds(
     grammar=st.sampled_from(sorted(GRAMMARS)),
     clip_skip=st.none() | st.integers(1, 2),
     loras=st.lists(loras, max_size=2).map(tuple),
+    micro=micros,
 )

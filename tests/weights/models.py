@@ -6,13 +6,26 @@ from pathlib import Path
 
 import torch
 
-from aquatint.families import FAMILIES, POCKET, SD15, SD15_INPAINT, SD21, SD21_V, TINY, Family
+from aquatint.families import (
+    FAMILIES,
+    POCKET,
+    SD15,
+    SD15_INPAINT,
+    SD21,
+    SD21_V,
+    SDXL,
+    SDXL_INPAINT,
+    SDXL_REFINER,
+    TINY,
+    TINY_XL,
+    Family,
+)
 from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.text import TextEncoder
 from aquatint.nets.tokenizer import Tokenizer
 from aquatint.nets.unet import Stage, UNet
 from aquatint.weights import Opened, compvis, writer
-from aquatint.weights.keymap import PARTS, config_of, shapes
+from aquatint.weights.keymap import config_of, parts_of, shapes
 from aquatint.weights.writer import Outgoing
 
 VOCABULARY = 600
@@ -36,7 +49,20 @@ def narrow(family: Family) -> Family:
     )
 
 
-SMALL = {row.name: narrow(row) for row in (SD15, SD15_INPAINT, SD21, SD21_V)} | {"TINY": TINY}
+def narrow_xl(family: Family) -> Family:
+    """`narrow` for Stable Diffusion XL: its encoders' widths together are the U-Net's, pooled text is 12 numbers."""
+    made = narrow(replace(family, text2=None, micro=()))
+    large = replace(SDXL_REFINER.text, width=16, layers=3, heads=2, vocabulary=VOCABULARY, feed=2, projection=12)
+    both = {"text": made.text, "text2": large} if family.text2 else {"text": large}
+    context = sum(text.width for text in both.values())
+    unet = replace(made.unet, context=context, vector=12 + family.unet.vector - 1280, middle=family.unet.middle % 4 + 1)
+    stages = tuple(replace(stage, depth=min(stage.depth, unet.middle)) for stage in unet.stages)
+    last = replace(stages[-1], depth=unet.middle if stages[-1].depth else 0)
+    return replace(made, **both, unet=replace(unet, stages=(*stages[:-1], last)), micro=family.micro)  # type: ignore[arg-type]
+
+
+SMALL = {row.name: narrow(row) for row in (SD15, SD15_INPAINT, SD21, SD21_V)} | {"TINY": TINY, "TINY_XL": TINY_XL}
+SMALL |= {row.name: narrow_xl(row) for row in (SDXL, SDXL_INPAINT, SDXL_REFINER)}
 # The pocket model's own traits (no norms in the autoencoder, another decoder, a projection) in fewer numbers.
 POCKET_SMALL = replace(
     POCKET,
@@ -59,7 +85,8 @@ def random_model(family: Family, seed: int = 0) -> Opened:
     """A model with random weights, biases included, and a tokenizer of the right size."""
     generator = torch.Generator().manual_seed(seed)
     nets = UNet(family.unet), Autoencoder(family.autoencoder), TextEncoder(family.text)
-    for net in nets:
+    text2 = TextEncoder(family.text2) if family.text2 else None
+    for net in (*nets, *([text2] if text2 else [])):
         for tensor in net.state_dict().values():
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.05)
         net.eval().requires_grad_(False)
@@ -67,13 +94,16 @@ def random_model(family: Family, seed: int = 0) -> Opened:
         words = Tokenizer.packaged(pad=family.text.pad)
     else:
         words = Tokenizer.train(["a red cat", "two blue circles"], family.text.vocabulary, pad=family.text.pad)
-    return Opened(family, *nets, words, family.name.lower(), "")
+    words2 = Tokenizer(words.merges, pad=family.text2.pad) if family.text2 else None
+    return Opened(family, *nets, words, family.name.lower(), "", text2=text2, tokenizer2=words2)
 
 
 def same_weights(one: Opened, two: Opened) -> bool:
-    """Whether the three nets are equal, bit for bit, in names, formats and values."""
-    for part in ("unet", "autoencoder", "text"):
-        a, b = getattr(one, part).state_dict(), getattr(two, part).state_dict()
+    """Whether the nets are equal, bit for bit, in names, formats and values."""
+    if one.nets.keys() != two.nets.keys():
+        return False
+    for part in one.nets:
+        a, b = one.nets[part].state_dict(), two.nets[part].state_dict()
         if list(a) != list(b):
             return False
         if not all(a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a):
@@ -84,12 +114,17 @@ def same_weights(one: Opened, two: Opened) -> bool:
 def single_file(family: Family, *, ema: bool = False, dtype: torch.dtype = torch.float32) -> list[Outgoing]:
     """The tensors of an original single file for a family, as published: with all that trainers leave in it."""
     rows = {}
-    for part in PARTS:
+    for part in parts_of(family):
         ours = shapes(config_of(family, part))
-        for pair in compvis.pairs(config_of(family, part)):
+        for pair in compvis.pairs(config_of(family, part), text=compvis.conditioner(family, part)):
             rows[pair.theirs] = pair.turn.shapes([ours[name] for name in pair.ours])[0]
     rows |= {"betas": (1000,), "alphas_cumprod": (1000,), "sqrt_recipm1_alphas_cumprod": (1000,), "logvar": (1000,)}
-    if family.text.activation == "gelu":
+    if family.micro:
+        rows |= {f"{compvis.conditioner(family, part)}logit_scale": () for part in parts_of(family)[-1:]}
+        rows["denoiser.sigmas"] = (1000,)
+        if family.text2:
+            rows[compvis.conditioner(family, "text") + "embeddings.position_ids"] = (1, 77)
+    elif family.text.activation == "gelu":
         last = f"{compvis.OPEN_CLIP}transformer.resblocks.{family.text.layers}."
         rows |= {
             last + name.rpartition("resblocks.0.")[2]: shape for name, shape in rows.items() if "resblocks.0." in name

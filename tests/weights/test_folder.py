@@ -152,7 +152,7 @@ def test_a_net_that_takes_a_vector() -> None:
     assert folder.unet(folder.unet_document(config, 64)) == config
 
 
-@pytest.mark.parametrize("kind", ["text_time", "text", "image"])
+@pytest.mark.parametrize("kind", ["text", "image", "image_hint"])
 def test_conditions_that_are_not_read_are_refused(kind: str) -> None:
     with pytest.raises(UserError, match="addition_embed_type"):
         folder.unet(UNET | {"addition_embed_type": kind})

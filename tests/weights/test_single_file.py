@@ -10,12 +10,20 @@ from safetensors.torch import load_file, save_file
 from tests.weights.models import ODD, random_model, same_weights, single_file, sparse
 
 from aquatint.base.errors import UserError
-from aquatint.families import SD15, SD15_INPAINT, SD21, SD21_V, Family
-from aquatint.nets.unet import Stage
+from aquatint.families import SD15, SD15_INPAINT, SD21, SD21_V, SDXL, SDXL_INPAINT, SDXL_REFINER, Family
+from aquatint.nets.unet import Stage, UNetConfig
 from aquatint.weights import Opened, compvis, inspect, open_model, save
 from aquatint.weights.deduce import TELLTALE
 
-ROWS = [SD15, SD15_INPAINT, SD21]
+ROWS = [SD15, SD15_INPAINT, SD21, SDXL, SDXL_INPAINT, SDXL_REFINER]
+FOUND = {
+    "SD15": [686, 248, 196],
+    "SD15_INPAINT": [686, 248, 196],
+    "SD21": [686, 248, 280],
+    "SDXL": [1680, 248, 196, 389],
+    "SDXL_INPAINT": [1680, 248, 196, 389],
+    "SDXL_REFINER": [1220, 248, 389],
+}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -25,10 +33,10 @@ def test_published_checkpoints_are_recognised(row: Family, ema: bool, tmp_path: 
     plan = inspect(path)
     assert plan.complete
     assert plan.family == row
-    assert [part.found for part in plan.parts] == [686, 248, 196 if row.text.layers == 12 else 280]
+    assert [part.found for part in plan.parts] == FOUND[row.name]
     reasons = {reason: len(names) for reason, names in plan.left_over.items()}
-    assert reasons["the noise schedule's table, which is computed here"] == 4
-    assert reasons.get("averaged weights (EMA)", 0) == (688 if ema else 0)
+    assert reasons["the noise schedule's table, which is computed here"] == 4 + bool(row.micro)
+    assert reasons.get("averaged weights (EMA)", 0) == (FOUND[row.name][0] + 2 if ema else 0)
     assert plan.unexplained == ()
     assert path.stat().st_blocks * 512 < 2**20  # it was a sparse file, and nothing was read into being
 
@@ -85,6 +93,42 @@ def test_the_bias_that_tells_v_from_epsilon(tmp_path: Path) -> None:
         assert inspect(path).family == family
 
 
+def test_kinds_of_stable_diffusion_xl(tmp_path: Path) -> None:
+    """v and its schedule's end by their marks; another depth is "custom", by the rules; half a model is refused."""
+    path, rows = tmp_path / "model.safetensors", single_file(SDXL)
+    marks = [row._replace(name=name) for row in rows[-1:] for name in ("v_pred", "ztsnr")]
+    plan = inspect(sparse(path, [*rows, *marks]))
+    schedule = replace(SDXL.schedule, zero_terminal=True)
+    assert plan.family == replace(SDXL, name="custom", prediction="v", schedule=schedule)
+    assert not [note for note in plan.notes if "known family" in note]
+    shallow = [row for row in rows if "middle_block.1.transformer_blocks.9." not in row.name]
+    plan = inspect(sparse(path, shallow))
+    assert plan.complete
+    assert plan.family == replace(SDXL, name="custom", unet=replace(SDXL.unet, middle=9))
+    lone = [row for row in rows if not row.name.startswith("conditioner.embedders.1.")]
+    with pytest.raises(UserError, match="text encoder's width is 768"):
+        inspect(sparse(path, lone))
+    with pytest.raises(UserError, match="no text encoder"):
+        inspect(sparse(path, [row for row in rows if not row.name.startswith("conditioner.")]))
+    less = [row._replace(shape=(1280, 2000)) if row.name.endswith("label_emb.0.0.weight") else row for row in rows]
+    with pytest.raises(UserError, match="the U-Net takes 2000"):
+        inspect(sparse(path, less))
+    with pytest.raises(UserError, match=r"nothing for 1: conditioner\.embedders\.1\.model\.ln_final\.bias"):
+        open_model(sparse(path, [row for row in rows if not row.name.endswith("1.model.ln_final.bias")]))
+
+
+ODD_XL = replace(
+    ODD,
+    unet=UNetConfig(
+        stages=(Stage(64, 1, 0), Stage(128, 2, 2)), blocks=1, middle=2, context=192, vector=1632, linear=True
+    ),
+    text=replace(ODD.text, skip=1, normed=False),
+    text2=replace(SDXL_REFINER.text, width=128, layers=2, heads=2, projection=96),
+    autoencoder=replace(ODD.autoencoder, scale=0.13025),
+    micro=SDXL.micro,
+    blank=True,
+    defaults=SDXL.defaults,
+)
 ODD21 = replace(
     ODD,
     unet=replace(ODD.unet, stages=(Stage(64, 1), Stage(128, 2)), linear=True),
@@ -99,7 +143,7 @@ def stripped(model: Opened, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("family", [ODD, ODD21], ids=["SD1's rules", "SD2's rules"])
+@pytest.mark.parametrize("family", [ODD, ODD21, ODD_XL], ids=["SD1's rules", "SD2's rules", "XL's rules"])
 def test_unknown_widths_open_by_the_rules(family: Family, tmp_path: Path) -> None:
     model = random_model(family)
     again = open_model(stripped(model, tmp_path / "model.safetensors"))

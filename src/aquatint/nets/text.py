@@ -26,7 +26,9 @@ class TextConfig:
 
     vocabulary   number of token ids; the last one ends a text, the one before starts it
     projection   width of the pooled vector after the alignment's projection; 0 where a checkpoint has none
-    pad          what fills a text up to `positions`: "end" (CLIP-L: the end token) or "zero" (OpenCLIP-H: id 0)
+    pad          what fills a text up to `positions`: "end" (CLIP-L: the end token) or "zero" (OpenCLIP: id 0)
+    skip         last layers that the tokens do not pass (the pooled vector passes all): 1 in Stable Diffusion XL
+    normed       whether the tokens pass the final norm: not in Stable Diffusion XL
     """
 
     width: int = 768
@@ -38,6 +40,8 @@ class TextConfig:
     feed: int = 4
     projection: int = 0
     pad: str = "end"
+    skip: int = 0
+    normed: bool = True
 
 
 class EncodedText(NamedTuple):
@@ -92,21 +96,23 @@ class TextEncoder(nn.Module):
         self.project = nn.Linear(config.width, config.projection, bias=False) if config.projection else None
 
     def forward(
-        self, ids: Int[Tensor, "b n"], skip: int = 0, words: Float[Tensor, "b n w"] | None = None
+        self, ids: Int[Tensor, "b n"], skip: int | None = None, words: Float[Tensor, "b n w"] | None = None
     ) -> EncodedText:
         """Token ids -> (tokens, pooled).
 
-        `skip` leaves out the last layers ("clip skip" minus 1): tokens are then an earlier layer's output, normed.
+        `skip` leaves out the last layers ("clip skip" minus 1): tokens are then an earlier layer's output, normed
+        where the config says so; None is the config's own.
         pooled is the last layer's output at the first end token, projected where the encoder has a projection.
         `words` are the ids' embeddings, if some of them were replaced (textual inversion, Gal et al. 2022).
         """
+        skip = self.config.skip if skip is None else skip
         assert 0 <= skip < len(self.layers), f"{skip} of {len(self.layers)} layers cannot be left out"
         x = (self.words(ids) if words is None else words) + self.places.weight[: ids.shape[1]]
         tokens = x
         for index, layer in enumerate(self.layers, start=1):
             x = layer(x)
             if index == len(self.layers) - skip:
-                tokens = self.norm(x)
+                tokens = self.norm(x) if self.config.normed else x
         ends = (ids == self.config.vocabulary - 1).int().argmax(dim=1)
         pooled = self.norm(x)[torch.arange(len(ids), device=ids.device), ends]
         return EncodedText(tokens, pooled if self.project is None else self.project(pooled))

@@ -1,4 +1,4 @@
-"""A Bundle: the three networks, their tokenizer and their family, ready to paint."""
+"""A Bundle: the networks, their tokenizers and their family, ready to paint."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +62,8 @@ class Bundle:
     shelf: Shelf = field(default_factory=Shelf)
     notes: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
+    text2: TextEncoder | None = None
+    tokenizer2: Tokenizer | None = None
 
     @property
     def model(self) -> Model:
@@ -81,7 +83,8 @@ class Bundle:
     @property
     def encoders(self) -> tuple[tuple[TextEncoder, Tokenizer], ...]:
         """The text encoders, each with its tokenizer; the net is told all their tokens, side by side."""
-        return ((self.text, self.tokenizer),)
+        first = (self.text, self.tokenizer)
+        return (first,) if self.text2 is None or self.tokenizer2 is None else (first, (self.text2, self.tokenizer2))
 
     def encode_text(
         self, prompts: Sequence[str], *, grammar: str = "a1111", clip_skip: int | None = None
@@ -198,6 +201,8 @@ def load(
         notes=opened.notes,
         texts=opened.metadata,
         shelf=ready,
+        text2=None if opened.text2 is None else opened.text2.to(where),
+        tokenizer2=opened.tokenizer2,
     )
     return with_embeddings(bundle, embeddings)
 
@@ -209,5 +214,6 @@ def save(bundle: Bundle, path: str | Path, format: str = "native", **options: An
     """
     parts = (bundle.family, bundle.unet, bundle.autoencoder, bundle.text, bundle.tokenizer)
     known = bundle.vocabulary.to_json() if bundle.vocabulary else ""
-    opened = weights.Opened(*parts, bundle.name, bundle.digest, bundle.notes, bundle.texts, known)
+    second = (bundle.text2, bundle.tokenizer2)
+    opened = weights.Opened(*parts, bundle.name, bundle.digest, bundle.notes, bundle.texts, known, *second)
     return weights.save(opened, path, format, **options)

@@ -24,6 +24,7 @@ from aquatint.pipelines.bundle import Bundle, finite
 from aquatint.pipelines.edit import Canvas, canvas
 from aquatint.pipelines.encode import tell
 from aquatint.pipelines.guided import Nets, Words, memory, nets_for, pair_for
+from aquatint.pipelines.micro import with_micro
 from aquatint.pipelines.picture import Picture, Progress
 from aquatint.pipelines.prompt import parse
 from aquatint.pipelines.record import File, record_of
@@ -141,9 +142,11 @@ def _words(plan: _Plan) -> list[tuple[Level, Words]]:
     extra, empty = _told_of(plan), None
     if request.guiding is not None and request.guiding.perp_neg is not None:
         nothing = parse("", request.grammar, steps=request.made, negative=True)
-        empty = replace(tell(bundle, prompt, nothing, request.clip_skip)[0].negative, concat=extra)
+        alone = tell(bundle, prompt, nothing, request.clip_skip)
+        said = with_micro(alone, replace(request, negative=""), bundle.family)[0]
+        empty = replace(said.negative, concat=extra)
     words = []
-    for told in tell(bundle, prompt, negative, request.clip_skip):
+    for told in with_micro(tell(bundle, prompt, negative, request.clip_skip), request, bundle.family):
         away = replace(told.negative, concat=extra)
         toward = tuple((weight, replace(cond, concat=extra)) for weight, cond in told.positives)
         for _, cond in toward:

@@ -21,6 +21,7 @@ from aquatint.pipelines.guiding import Guiding
 from aquatint.pipelines.guiding import checked as checked_guiding
 from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.lora import checked as checked_loras
+from aquatint.pipelines.micro import Micro
 from aquatint.pipelines.prompt import GRAMMARS
 
 LONGEST_PROMPT = 6_000  # characters; what any of them needs in a JPEG's or WebP's metadata still fits its 64 KiB
@@ -51,6 +52,7 @@ class Request:
                        what is added to the seed for the noise of steps (A1111's "ENSD"; not with ours)
     grammar            how the prompts are read: a name in GRAMMARS (docs/prompts.md)
     clip_skip          which layer of the text encoder is read, counted from the end: 1 is the last; None the usual one
+    micro              what Stable Diffusion XL is told beside the text (docs/families.md); None the usual
     loras              networks added to the weights, by their names on the bundle's shelf (docs/adapters.md)
     guiding            guidance beyond its scale: interval, thresholds, PAG, FreeU ... (docs/guidance.md)
 
@@ -76,6 +78,7 @@ class Request:
     edit: Edit | None = None
     loras: tuple[Lora, ...] = ()
     guiding: Guiding | None = None
+    micro: Micro | None = None
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)
@@ -134,10 +137,11 @@ class Request:
             "eta": options.get("eta"),
         }
         result = Resolved(**(filled | given))
-        if result.clip_skip is not None and result.clip_skip > family.text.layers:
-            raise UserError(
-                f"clip_skip = {result.clip_skip}.", f"{family.name}'s text encoder has {family.text.layers} layers."
-            )
+        layers = min(text.layers for text in family.texts)
+        if result.clip_skip is not None and result.clip_skip > layers:
+            raise UserError(f"clip_skip = {result.clip_skip}.", f"{family.name}'s text encoder has {layers} layers.")
+        if result.micro is not None:
+            result.micro.check(family)
         factor = family.autoencoder.factor
         if result.width % factor or result.height % factor:
             raise UserError(f"{result.width} x {result.height} pixels.", f"{family.name} takes multiples of {factor}.")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from aquatint.families import Family
 from aquatint.weights import compvis, diffusers
-from aquatint.weights.keymap import PARTS, Config, Shape, config_of, shapes
+from aquatint.weights.keymap import Config, Shape, config_of, parts_of, shapes
 
 LONGEST = 400  # letters of a name
 DIALECTS = ("kohya", "peft", "diffusers")
@@ -50,13 +50,14 @@ def split(name: str) -> Spelled | None:
 
 def nets(family: Family) -> dict[str, Config]:
     """The nets that adapters are made for."""
-    return {part: config_of(family, part) for part in PARTS if part != "autoencoder"}
+    return {part: config_of(family, part) for part in parts_of(family) if part != "autoencoder"}
 
 
 @lru_cache(maxsize=64)
 def layers(config: Config) -> Mapping[str, str]:
     """Every spelling of a net's layers, dots as underscores -> our name of the layer."""
-    table = {_flat(pair.theirs): pair.ours[0].rpartition(".")[0] for pair in diffusers.pairs(config)}
+    every = [*diffusers.pairs(config), *diffusers.pairs(config, added=True)]
+    table = {_flat(pair.theirs): pair.ours[0].rpartition(".")[0] for pair in every}
     if "enter.weight" in shapes(config):  # the U-Net: as the original single file names it
         rows = compvis.pairs(config)
         table |= {_flat(pair.theirs.removeprefix(compvis.UNET)): pair.ours[0].rpartition(".")[0] for pair in rows}
@@ -68,7 +69,8 @@ def layers(config: Config) -> Mapping[str, str]:
 @lru_cache(maxsize=64)
 def spellings(config: Config) -> Mapping[str, str]:
     """Our name of each layer -> as diffusers spells it, with dots: what we write."""
-    return {pair.ours[0].rpartition(".")[0]: pair.theirs.rpartition(".")[0] for pair in diffusers.pairs(config)}
+    pairs = diffusers.pairs(config, added=True)
+    return {pair.ours[0].rpartition(".")[0]: pair.theirs.rpartition(".")[0] for pair in pairs}
 
 
 @lru_cache(maxsize=64)

@@ -6,7 +6,7 @@ from typing import Any
 from aquatint.base.errors import UserError
 from aquatint.diffusion.schedule import ScheduleConfig
 from aquatint.families import SD15, Defaults, Family
-from aquatint.weights import description, folder
+from aquatint.weights import conditioner, description, diffusers, folder
 from aquatint.weights.folder import Document, Fields
 
 # Which of our samplers a folder's scheduler stands for; None where we have none, and the family's default is kept.
@@ -37,12 +37,17 @@ PIPELINES = (
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipelineLegacy",
     "StableDiffusionPipelineSafe",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
 )
 COMPONENTS = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "scheduler": tuple(SCHEDULERS),
 }
 SCHEDULES = {"scaled_linear": "scaled_linear", "linear": "linear", "squaredcos_cap_v2": "cosine"}
@@ -84,16 +89,16 @@ def check_index(index: Document) -> None:
             )
 
 
-def family(documents: Document, pad: str) -> tuple[Family, list[str]]:
+def family(documents: Document, pad: str, pad2: str = "zero") -> tuple[Family, list[str]]:
     """The family that the folder's JSON describes, and what there is to say about it.
 
     documents   "unet/config.json" and so on; the scheduler's may be missing
-    pad         how the folder's tokenizer fills up, "end" or "zero"
+    pad, pad2   how the folder's tokenizers fill up, "end" or "zero"
     """
     notes: list[str] = []
     unet = folder.unet(documents["unet/config.json"])
     autoencoder = folder.autoencoder(documents["vae/config.json"])
-    text = folder.text(documents["text_encoder/config.json"], pad)
+    encoders = conditioner.of_documents(documents, unet, pad, pad2)
     scheduler = documents.get("scheduler/scheduler_config.json")
     if scheduler is None:
         notes.append("no scheduler_config.json: Stable Diffusion 1's schedule and epsilon are taken")
@@ -103,7 +108,10 @@ def family(documents: Document, pad: str) -> tuple[Family, list[str]]:
     size = documents["unet/config.json"].get("sample_size")
     if type(size) is int and 1 <= size * autoencoder.factor <= description.WIDEST and size * autoencoder.factor >= 8:
         defaults = replace(defaults, width=size * autoencoder.factor, height=size * autoencoder.factor)
-    made = Family("custom", unet, autoencoder, text, schedule, prediction, defaults)
+    if "micro" in encoders:
+        defaults = conditioner.defaults(defaults)
+    rest: dict[str, Any] = {"schedule": schedule, "prediction": prediction, "defaults": defaults}
+    made = Family("custom", unet, autoencoder, **encoders, **rest)
     return description.known(description.check(made)), notes
 
 
@@ -154,11 +162,15 @@ def documents(made: Family) -> dict[str, dict[str, Any]]:
     inpaints = made.unet.channels_in == 2 * made.autoencoder.latents + 1
     pipeline = "StableDiffusionInpaintPipeline" if inpaints else "StableDiffusionPipeline"
     head = {"_class_name": pipeline, "_diffusers_version": folder.VERSION, "requires_safety_checker": False}
+    if made.micro:
+        head, classes = conditioner.index(made, head, classes, inpaints=inpaints)
+    places = diffusers.folders(made)
     return {
         "model_index.json": dict(sorted({**head, **classes}.items())),
-        "unet/config.json": folder.unet_document(made.unet, size),
+        "unet/config.json": folder.unet_document(made.unet, size, added=bool(made.micro)),
         "vae/config.json": folder.autoencoder_document(made.autoencoder, made.defaults.width),
-        "text_encoder/config.json": folder.text_document(made.text),
+        f"{places['text']}/config.json": folder.text_document(made.text),
+        **({f"{places['text2']}/config.json": folder.text_document(made.text2)} if made.text2 else {}),
         "scheduler/scheduler_config.json": scheduler,
     }
 
@@ -172,9 +184,7 @@ def unsayable(made: Family) -> str:
         return "it has blocks without norms"
     if not unet.middle or (unet.stages[-1].depth and unet.stages[-1].depth != unet.middle):
         return "its middle has another number of transformer layers than its last stage"
-    if made.text.projection:
-        return "its text encoder ends in a projection"
-    return ""
+    return conditioner.unsayable(made)
 
 
 def scheduler_document(made: Family) -> dict[str, Any]:

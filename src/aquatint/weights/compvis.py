@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 
+from aquatint.families import Family
 from aquatint.nets.autoencoder import AutoencoderConfig
 from aquatint.nets.text import TextConfig
 from aquatint.nets.unet import UNetConfig
@@ -26,23 +27,33 @@ AUTOENCODER = "first_stage_model."
 HUGGING = "cond_stage_model.transformer.text_model."  # Stable Diffusion 1: CLIP-L as transformers names it,
 OLD_HUGGING = "cond_stage_model.transformer."  # ... the same in files of some converters,
 OPEN_CLIP = "cond_stage_model.model."  # and Stable Diffusion 2: OpenCLIP's own names
+CONDITIONER = "conditioner.embedders."  # Stable Diffusion XL: a list of both, see `conditioner`
 EMA = "model_ema."
 
 
-def pairs(config: Config, names: Collection[str] = (), *, ema: bool = False) -> list[Pair]:
+def pairs(config: Config, names: Collection[str] = (), *, ema: bool = False, text: str = "") -> list[Pair]:
     """The pairs of one net, with full names.
 
     names   of the tensors at hand, which decide how the text encoder is spelled; without any, as Stability AI does
     ema     whether the U-Net's averaged weights are meant
+    text    what a text encoder's names begin with, where the family says it (Stable Diffusion XL)
     """
     if isinstance(config, UNetConfig):
         made = keymap.pairs(unet_places(config), keymap.shapes(config))
         return [pair._replace(theirs=averaged(pair.theirs)) for pair in made] if ema else made
     if isinstance(config, AutoencoderConfig):
         return keymap.pairs(autoencoder_places(config), keymap.shapes(config))
-    prefix = text_prefix(names) or (OPEN_CLIP if config.activation == "gelu" else HUGGING)
-    places = open_clip_places(config) if prefix == OPEN_CLIP else hugging_places(config, prefix)
+    prefix = text or text_prefix(names) or (OPEN_CLIP if config.activation == "gelu" else HUGGING)
+    places = open_clip_places(config, prefix) if prefix.endswith(".model.") else hugging_places(config, prefix)
     return keymap.pairs(places, keymap.shapes(config))
+
+
+def conditioner(family: Family, part: str) -> str:
+    """What a text encoder's names begin with in Stable Diffusion XL's file; empty for other parts and families."""
+    if not family.micro or part not in ("text", "text2"):
+        return ""
+    first = part == "text" and family.text2 is not None
+    return f"{CONDITIONER}{int(part == 'text2')}.{'transformer.text_model.' if first else 'model.'}"
 
 
 def averaged(name: str) -> str:
@@ -122,14 +133,14 @@ def hugging_places(config: TextConfig, prefix: str) -> Iterator[Place]:
     return text_places(config, prefix, OLD_HUGGING + "text_projection")
 
 
-def open_clip_places(config: TextConfig) -> Iterator[Place]:
+def open_clip_places(config: TextConfig, prefix: str = OPEN_CLIP) -> Iterator[Place]:
     """OpenCLIP's text transformer; queries, keys and values are one tensor."""
-    yield Place("words", OPEN_CLIP + "token_embedding", ITSELF)
-    yield Place("places", OPEN_CLIP + "positional_embedding", (Part("weight", ""),))
+    yield Place("words", prefix + "token_embedding", ITSELF)
+    yield Place("places", prefix + "positional_embedding", (Part("weight", ""),))
     for i in range(config.layers):
-        yield Place(f"layers.{i}", f"{OPEN_CLIP}transformer.resblocks.{i}", OPEN_CLIP_LAYER)
-    yield Place("norm", OPEN_CLIP + "ln_final", ITSELF)
-    yield Place("project", OPEN_CLIP + "text_projection", (Part("weight", "", TURNED),))
+        yield Place(f"layers.{i}", f"{prefix}transformer.resblocks.{i}", OPEN_CLIP_LAYER)
+    yield Place("norm", prefix + "ln_final", ITSELF)
+    yield Place("project", prefix + "text_projection", (Part("weight", "", TURNED),))
 
 
 def leftover(name: str, layers: int) -> str:
@@ -145,7 +156,7 @@ def leftover(name: str, layers: int) -> str:
     block = name.removeprefix(OPEN_CLIP + "transformer.resblocks.").partition(".")[0]
     if name.startswith(OPEN_CLIP) and block.isdecimal() and int(block) == layers:
         return "the last text layer, which Stable Diffusion 2 does not use"
-    ours = (UNET, AUTOENCODER, "cond_stage_model.")
+    ours = (UNET, AUTOENCODER, "cond_stage_model.", CONDITIONER)
     return "" if name.startswith(ours) else "part of no network that paints"
 
 
@@ -206,12 +217,12 @@ BEGINNINGS = {
     OLD_HUGGING + "vision_model.": _ALIGNMENT,
     OLD_HUGGING + "visual_projection.": _ALIGNMENT,
     **dict.fromkeys(("betas", "alphas_", "sqrt_", "log_one_minus", "posterior_", "logvar", "lvlb_weights"), _SCHEDULE),
+    "denoiser.sigmas": _SCHEDULE,
     "scale_factor": "the autoencoder's scale, which the family says",
     "v_pred": "a mark: this model predicts v",
     "ztsnr": "a mark: this model's schedule ends in pure noise",
 }
 OTHERS = {
-    "conditioner.embedders.": "a Stable Diffusion XL checkpoint, which this version does not read",
     "lora_": "a LoRA: an addition to a model, not a model",
     ".lora": "a LoRA: an addition to a model, not a model",
     "control_model.": "a ControlNet: an addition to a model, not a model",

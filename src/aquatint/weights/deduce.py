@@ -7,16 +7,16 @@ What a net was trained to predict leaves no trace in any shape; see `prediction`
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from aquatint.base.errors import UserError
-from aquatint.families import FAMILIES, SD15, SD21, SD21_V, Family
+from aquatint.families import FAMILIES, SD15, SD21, SD21_V, SDXL, Family
 from aquatint.nets.autoencoder import AutoencoderConfig
 from aquatint.nets.text import TextConfig
 from aquatint.nets.unet import Stage, UNetConfig
-from aquatint.weights import description
+from aquatint.weights import conditioner, description
 from aquatint.weights.compvis import AUTOENCODER, OPEN_CLIP, UNET, other_kind, text_prefix
 from aquatint.weights.header import FLOATS
 from aquatint.weights.keymap import Shape
@@ -40,7 +40,7 @@ class Shapes:
         if shape is None or len(shape) <= axis:
             raise UserError(
                 f'there is no tensor "{name}" of at least {axis + 1} dimensions.',
-                "A whole Stable Diffusion 1 or 2 checkpoint.",
+                "A whole Stable Diffusion checkpoint.",
                 "Look at it with `aquatint inspect`.",
             )
         return shape[axis]
@@ -58,35 +58,54 @@ def family(held: Held, said: str | None = None) -> tuple[Family, list[str]]:
     shapes = Shapes(held.shapes())
     check_parts(shapes)
     notes: list[str] = []
-    unet_, autoencoder_, text_ = unet(shapes), autoencoder(shapes), text(shapes)
-    rows = list(FAMILIES.values())
+    unet_, autoencoder_ = unet(shapes), autoencoder(shapes)
+    encoders = _encoders(shapes, unet_)
+    base = SDXL if "micro" in encoders else SD15
+    rows = [row for row in FAMILIES.values() if bool(row.micro) == bool(base.micro)]
+    texts = [text for row in rows for text in row.texts]
+    for part in ("text", "text2"):
+        if encoders.get(part) is not None:
+            encoders[part] = _row(encoders[part], texts, _shape_of_text) or encoders[part]
     made = replace(
-        SD15,
+        base,
         name="custom",
         unet=_row(unet_, (row.unet for row in rows), _shape_of_unet) or unet_,
         autoencoder=_row(autoencoder_, (row.autoencoder for row in rows), _shape_of_autoencoder) or autoencoder_,
-        text=_row(text_, (row.text for row in rows), _shape_of_text) or text_,
         schedule=replace(SD15.schedule, zero_terminal="ztsnr" in held.where),
+        **encoders,
     )
     if made.unet not in [row.unet for row in rows]:
         heads = ", ".join(str(stage.heads) for stage in made.unet.stages)
         notes.append(f"the U-Net is of no known family; its heads are Stable Diffusion's rule: {heads}")
-    if made.text not in [row.text for row in rows]:
-        notes.append(f"the text encoder is of no known family; its heads are CLIP's rule: {made.text.heads}")
+    strange = [one.heads for one in made.texts if one not in texts]
+    notes += [f"the text encoder is of no known family; its heads are CLIP's rule: {heads}" for heads in strange]
+    if base.micro:  # the autoencoder has Stable Diffusion 1's shapes and another scale
+        made = replace(made, autoencoder=replace(made.autoencoder, scale=base.autoencoder.scale))
     said, why = (said, ["what it predicts is as you say"]) if said else prediction(held, made)
     made = description.known(replace(made, prediction=said))
-    nearest = FAMILIES.get(made.name, SD21_V if said == "v" else SD15)
+    nearest = FAMILIES.get(made.name, base if base.micro else SD21_V if said == "v" else SD15)
     return description.check(replace(made, defaults=nearest.defaults)), [*notes, *why]
 
 
+def _encoders(shapes: Shapes, unet_: UNetConfig) -> dict[str, Any]:
+    """The fields of a family that say its text encoders, and for Stable Diffusion XL what goes with them."""
+    prefixes = conditioner.prefixes(shapes.table)
+    if not prefixes:
+        return {"text": text(shapes, text_prefix(shapes.table))}
+    found = [conditioner.read(text(shapes, prefix, whole=True)) for prefix in prefixes]
+    return conditioner.fields(found, unet_, None)
+
+
 def check_parts(shapes: Shapes) -> None:
-    """Whether all three nets are there; names those that are not, or what the file is instead."""
+    """Whether all nets are there; names those that are not, or what the file is instead."""
     lacking = [name for prefix, name in PART_NAMES.items() if not any(key.startswith(prefix) for key in shapes.table)]
+    if conditioner.prefixes(shapes.table):
+        lacking = [name for name in lacking if name != "text encoder"]
     if lacking:
         kind = other_kind(shapes.table)
         raise UserError(
             f"it holds no {' and no '.join(lacking)}{f': it is {kind}' if kind else ''}.",
-            "A Stable Diffusion 1 or 2 checkpoint with all its three nets.",
+            "A Stable Diffusion checkpoint with all its nets.",
         )
 
 
@@ -178,10 +197,10 @@ def autoencoder(shapes: Shapes) -> AutoencoderConfig:
     return config
 
 
-def text(shapes: Shapes) -> TextConfig:
-    """The text encoder's config; 64 numbers a head, as every CLIP has."""
-    prefix = text_prefix(shapes.table)
-    if prefix == OPEN_CLIP:
+def text(shapes: Shapes, prefix: str, *, whole: bool = False) -> TextConfig:
+    """The text encoder's config; 64 numbers a head, as every CLIP has. `whole`: all layers and the projection count."""
+    open_clip = prefix.endswith(".model.")
+    if open_clip:
         words, places = prefix + "token_embedding.weight", prefix + "positional_embedding"
         layer, inner = prefix + "transformer.resblocks.{}.ln_1.weight", "transformer.resblocks.0.mlp.c_fc.weight"
     else:
@@ -189,22 +208,26 @@ def text(shapes: Shapes) -> TextConfig:
         layer, inner = prefix + "encoder.layers.{}.layer_norm1.weight", "encoder.layers.0.mlp.fc1.weight"
     width = max(1, shapes.side(words, 1))
     layers = shapes.count(layer, description.DEEPEST + 1)
-    if prefix == OPEN_CLIP:
+    if prefix == OPEN_CLIP and not whole:
         # A whole OpenCLIP comes with its projection; the U-Net was trained on the output of the layer before the last.
         # A file of only the layers in use has one less than OpenCLIP-H has, or no projection.
-        whole = prefix + "text_projection" in shapes.table or (width, layers) == (SD21.text.width, SD21.text.layers + 1)
-        layers -= whole and (width, layers) != (SD21.text.width, SD21.text.layers)
+        entire = prefix + "text_projection" in shapes.table or (width, layers) == (
+            SD21.text.width,
+            SD21.text.layers + 1,
+        )
+        layers -= entire and (width, layers) != (SD21.text.width, SD21.text.layers)
     config = TextConfig(
         width=width,
         layers=layers,
         heads=max(1, width // 64),
         vocabulary=shapes.side(words, 0),
         positions=shapes.side(places, 0),
-        activation="gelu" if prefix == OPEN_CLIP else "quick_gelu",
+        activation="gelu" if open_clip else "quick_gelu",
         feed=max(1, shapes.side(prefix + inner, 0) // width),
-        pad="zero" if prefix == OPEN_CLIP else "end",
+        projection=shapes.side(prefix + "text_projection", 1) if open_clip and whole else 0,
+        pad="zero" if open_clip else "end",
     )
-    known = _row(config, (row.text for row in FAMILIES.values()), _shape_of_text)
+    known = _row(config, (row.text for row in FAMILIES.values() if not whole), _shape_of_text)
     description.check_text(known or config)
     return config
 
@@ -223,4 +246,4 @@ def _shape_of_autoencoder(config: AutoencoderConfig) -> AutoencoderConfig:
 
 
 def _shape_of_text(config: TextConfig) -> TextConfig:
-    return replace(config, heads=1, activation="", pad="")
+    return replace(config, heads=1, activation="", pad="")  # skip and normed are known by then

@@ -10,7 +10,7 @@ from aquatint.base import config
 from aquatint.base.errors import UserError, unknown
 from aquatint.diffusion.prediction import PREDICTIONS
 from aquatint.diffusion.schedule import NoiseSchedule
-from aquatint.families import FAMILIES, Defaults, Family
+from aquatint.families import FAMILIES, MICRO, Defaults, Family
 from aquatint.nets.autoencoder import AutoencoderConfig
 from aquatint.nets.text import ACTIVATIONS, TextConfig
 from aquatint.nets.tokenizer import PADS
@@ -18,11 +18,28 @@ from aquatint.nets.unet import UNetConfig
 
 WIDEST, DEEPEST, LONGEST = 16_384, 128, 1_048_576
 KEY = "aquatint"  # the field of a header's metadata that describes the model
+# Fields that came after version 1, by their place in the description, and what a description without them means.
+_TEXT = {"skip": 0, "normed": True}
+LATER: dict[str, dict[str, Any]] = {"": {"text2": None, "micro": [], "blank": False}, "text": _TEXT, "text2": _TEXT}
 
 
 def describe(family: Family, digest: str) -> str:
     """The text that a header carries: what the weights are for, and the digest by which damage is noticed."""
-    return json.dumps({"version": 1, "digest": digest, "family": config.to_data(family)}, separators=(",", ":"))
+    return json.dumps({"version": 1, "digest": digest, "family": data_of(family)}, separators=(",", ":"))
+
+
+def data_of(family: Family) -> dict[str, Any]:
+    """The family as JSON data. Fields younger than version 1 stand in it only where they say something.
+
+    So a model has the header and the digest that it had before they came.
+    """
+    data: dict[str, Any] = config.to_data(family)
+    rows = [("", data), *((name, data[name]) for name in LATER if data.get(name))]
+    for place, row in rows:
+        for name, usual in LATER[place].items():
+            if row[name] == usual:
+                del row[name]
+    return data
 
 
 def described(text: str) -> tuple[Family, str]:
@@ -57,7 +74,7 @@ def digest(family: Family, sums: Iterable[tuple[str, str]]) -> str:
     The names are ours, so a model has one digest in every format that keeps its values. The family's name and defaults
     do not matter: they change no picture that a request spells out.
     """
-    facts: dict[str, Any] = config.to_data(family)
+    facts = data_of(family)
     del facts["name"], facts["defaults"]
     lines = [json.dumps(facts, sort_keys=True), *(f"{name} {sha}" for name, sha in sorted(sums))]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -65,19 +82,22 @@ def digest(family: Family, sums: Iterable[tuple[str, str]]) -> str:
 
 def check(family: Family) -> Family:
     """The same family, after every number was found to be in range and to fit the others; else a UserError."""
-    unet, autoencoder, text = family.unet, family.autoencoder, family.text
+    unet, autoencoder = family.unet, family.autoencoder
     check_unet(unet)
     check_autoencoder(autoencoder)
-    check_text(text)
+    for text in family.texts:
+        check_text(text)
     _range("the schedule's steps", family.schedule.steps, 2, 100_000)
     NoiseSchedule(family.schedule)
     if family.prediction not in PREDICTIONS:
         raise unknown("prediction", family.prediction, PREDICTIONS)
-    if text.width != unet.context:
+    if sum(text.width for text in family.texts) != unet.context:
+        widths = " and ".join(str(text.width) for text in family.texts)
         raise UserError(
-            f"The text encoder's width is {text.width}, and the U-Net reads texts of width {unet.context}.",
+            f"The text encoder's width is {widths}, and the U-Net reads texts of width {unet.context}.",
             "Parts of one model.",
         )
+    _check_micro(family)
     if unet.channels_out != autoencoder.latents or unet.channels_in < autoencoder.latents:
         raise UserError(
             f"The autoencoder's latents have {autoencoder.latents} channels; "
@@ -86,6 +106,18 @@ def check(family: Family) -> Family:
         )
     _check_defaults(family.defaults)
     return family
+
+
+def _check_micro(family: Family) -> None:
+    """Whether the numbers beside the text are known ones, and all together are as wide as the U-Net's vector."""
+    for name in family.micro:
+        if name not in MICRO:
+            raise unknown("number beside the text", name[:60], MICRO)
+    if len(set(family.micro)) != len(family.micro) or (family.micro and family.told != family.unet.vector):
+        raise UserError(
+            f"The text and {', '.join(family.micro)} are {family.told} numbers; the U-Net takes {family.unet.vector}.",
+            "Parts of one model.",
+        )
 
 
 def check_unet(unet: UNetConfig) -> None:
@@ -133,6 +165,7 @@ def check_text(text: TextConfig) -> None:
     _range("the text's positions", text.positions, 3, WIDEST)
     _range("the text encoder's feed-forward factor", text.feed, 1, 64)
     _range("the projection's width", text.projection, 0, WIDEST)
+    _range("layers that a text does not pass", text.skip, 0, text.layers - 1)
     _divides("heads", text.heads, text.width)
     if text.activation not in ACTIVATIONS:
         raise unknown("activation", text.activation, ACTIVATIONS)

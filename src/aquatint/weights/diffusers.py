@@ -1,7 +1,8 @@
-"""The names of a diffusers folder: unet/, vae/ and text_encoder/, each with names of its own."""
+"""The names of a diffusers folder: unet/, vae/, text_encoder/ and text_encoder_2/, each with names of its own."""
 
 from collections.abc import Container, Iterator
 
+from aquatint.families import Family
 from aquatint.nets.autoencoder import AutoencoderConfig
 from aquatint.nets.text import TextConfig
 from aquatint.nets.unet import UNetConfig
@@ -20,18 +21,28 @@ from aquatint.weights.keymap import (
 )
 
 FOLDERS = {"unet": "unet", "autoencoder": "vae", "text": "text_encoder"}
+SECOND = "text_encoder_2"  # the larger encoder of Stable Diffusion XL; its refiner's folder has it alone
 POSITIONS = "embeddings.position_ids"
 
 
-def pairs(config: Config, names: Container[str] = ()) -> list[Pair]:
+def folders(family: Family) -> dict[str, str]:
+    """The folder of each of the family's parts."""
+    if family.text2 is not None:
+        return FOLDERS | {"text2": SECOND}
+    return FOLDERS | {"text": SECOND} if family.micro else FOLDERS
+
+
+def pairs(config: Config, names: Container[str] = (), *, added: bool = False) -> list[Pair]:
     """The pairs of one net, without the folder's name.
 
     names   of the tensors at hand, which decide between spellings: transformers before its version 5 begins with
             `text_model.`, and diffusers before 0.12 called the autoencoder's attention query, key, value, proj_attn.
             Without any, the ones that every version reads: `text_model.` and `to_q`.
+    added   whether the U-Net's vector is Stable Diffusion XL's, which is named otherwise than a projected class
     """
     if isinstance(config, UNetConfig):
-        places = unet_places(config)
+        added = added or "add_embedding.linear_1.weight" in names
+        places = unet_places(config, "add_embedding" if added else "class_embedding")
     elif isinstance(config, AutoencoderConfig):
         old = "encoder.mid_block.attentions.0.query.weight" in names
         places = autoencoder_places(config, OLD_ATTENTION if old else ATTENTION)
@@ -41,8 +52,8 @@ def pairs(config: Config, names: Container[str] = ()) -> list[Pair]:
     return keymap.pairs(places, keymap.shapes(config))
 
 
-def unet_places(config: UNetConfig) -> Iterator[Place]:
-    """UNet2DConditionModel, as its forward pass goes."""
+def unet_places(config: UNetConfig, vector: str) -> Iterator[Place]:
+    """UNet2DConditionModel, as its forward pass goes; `vector` is what it calls the embedding beside the time's."""
 
     def cell(ours: str, block: str, index: int, depth: int) -> Iterator[Place]:
         yield Place(f"{ours}.res", f"{block}.resnets.{index}", RES)
@@ -50,7 +61,7 @@ def unet_places(config: UNetConfig) -> Iterator[Place]:
 
     yield Place("time", "time_embedding", PERCEPTRON)
     if config.vector:
-        yield Place("vector", "class_embedding", PERCEPTRON)
+        yield Place("vector", vector, PERCEPTRON)
     yield Place("enter", "conv_in", ITSELF)
     last = len(config.stages) - 1
     for i, stage in enumerate(config.stages):
@@ -110,7 +121,7 @@ def leftover(name: str) -> str:
     """Why a tensor (named with its folder) has no place in our nets; empty if there is no reason that we know."""
     if name.endswith(POSITIONS):
         return "the numbers 0, 1, 2, ... of the positions"
-    if name in ("text_encoder/text_projection.weight", "text_encoder/logit_scale"):
+    if name in ("text_encoder/text_projection.weight", "text_encoder/logit_scale", "text_encoder_2/logit_scale"):
         return "CLIP's alignment with pictures, which painting does not need"
     return ""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aquatint.base.errors import UserError, unknown
+from aquatint.families import MICRO_WIDTH
 from aquatint.nets.autoencoder import AutoencoderConfig
 from aquatint.nets.text import ACTIVATIONS, TextConfig
 from aquatint.nets.unet import Stage, UNetConfig
@@ -119,6 +120,8 @@ UNET = Fields(
         "conv_out_kernel": (3,),
         "attention_type": ("default",),
         "class_embed_type": (None, "projection"),
+        "addition_embed_type": (None, "text_time"),
+        "addition_time_embed_dim": (None, MICRO_WIDTH),
     },
     read={
         "in_channels": 4,
@@ -141,7 +144,6 @@ UNET = Fields(
             "dropout",
             "upcast_attention",
             "addition_embed_type_num_heads",
-            "addition_time_embed_dim",
             "num_class_embeds",
             # What a run that saved its averaged weights leaves behind:
             "decay",
@@ -229,7 +231,7 @@ def unet(document: Document) -> UNetConfig:
         channels_in=UNET.whole(values, "in_channels") or 0,
         channels_out=UNET.whole(values, "out_channels") or 0,
         context=contexts.pop(),
-        vector=(vector or 0) if document.get("class_embed_type") == "projection" else 0,
+        vector=(vector or 0) if document.get("class_embed_type") or document.get("addition_embed_type") else 0,
         groups=UNET.whole(values, "norm_num_groups") or 0,
         linear=values["use_linear_projection"] is True,
     )
@@ -237,8 +239,8 @@ def unet(document: Document) -> UNetConfig:
     return config
 
 
-def unet_document(config: UNetConfig, sample_size: int) -> dict[str, Any]:
-    """unet/config.json for a config."""
+def unet_document(config: UNetConfig, sample_size: int, *, added: bool = False) -> dict[str, Any]:
+    """unet/config.json for a config; `added` if its vector is Stable Diffusion XL's."""
     heads = [stage.heads for stage in config.stages]
     # One number serves a stage and, from the last stage, the middle too; a stage without attention ignores its own.
     depths = [stage.depth or 1 for stage in config.stages[:-1]] + [config.middle]
@@ -258,7 +260,9 @@ def unet_document(config: UNetConfig, sample_size: int) -> dict[str, Any]:
         "num_attention_heads": None,
         "use_linear_projection": config.linear,
         "projection_class_embeddings_input_dim": config.vector or None,
-        "class_embed_type": "projection" if config.vector else None,
+        "class_embed_type": "projection" if config.vector and not added else None,
+        "addition_embed_type": "text_time" if added else None,
+        "addition_time_embed_dim": MICRO_WIDTH if added else None,
     }
     return _document(UNET, values)
 
@@ -336,7 +340,7 @@ def text_document(config: TextConfig) -> dict[str, Any]:
     """text_encoder/config.json for a config."""
     end = config.vocabulary - 1
     return {
-        "architectures": ["CLIPTextModel"],
+        "architectures": ["CLIPTextModelWithProjection" if config.projection else "CLIPTextModel"],
         "attention_dropout": 0.0,
         "bos_token_id": end - 1,
         "dropout": 0.0,

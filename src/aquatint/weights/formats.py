@@ -8,10 +8,11 @@ from aquatint.base import files
 from aquatint.base.errors import UserError
 from aquatint.families import Family
 from aquatint.weights import assembly, compvis, deduce, description, diffusers, keymap, store
-from aquatint.weights.keymap import PARTS, Pair, config_of
+from aquatint.weights.keymap import Pair, config_of
 from aquatint.weights.store import Held
 
-STEMS = {"unet": "diffusion_pytorch_model", "autoencoder": "diffusion_pytorch_model", "text": "model"}
+STEMS = {"unet": "diffusion_pytorch_model", "autoencoder": "diffusion_pytorch_model", "text": "model", "text2": "model"}
+TOKENIZERS = ("tokenizer", "tokenizer_2")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -74,13 +75,13 @@ class Diffusers:
         """What the documents describe."""
         if "model_index.json" in held.documents:
             assembly.check_index(held.documents["model_index.json"])
-        return assembly.family(held.documents, _pad(held.documents))
+        return assembly.family(held.documents, *(_pad(held.documents, folder) for folder in TOKENIZERS))
 
     def pairs(self, family: Family, part: str, held: Held | None, *, ema: bool) -> list[Pair]:
         """diffusers' and transformers' names behind the folder's."""
-        prefix = diffusers.FOLDERS[part] + "/"
+        prefix = diffusers.folders(family)[part] + "/"
         names = {name.removeprefix(prefix) for name in held.where if name.startswith(prefix)} if held else ()
-        made = diffusers.pairs(config_of(family, part), names)
+        made = diffusers.pairs(config_of(family, part), names, added=bool(family.micro))
         return [pair._replace(theirs=prefix + pair.theirs) for pair in made]
 
     def leftover(self, name: str, family: Family) -> str:
@@ -105,7 +106,8 @@ class Compvis:
 
     def pairs(self, family: Family, part: str, held: Held | None, *, ema: bool) -> list[Pair]:
         """The single file's names."""
-        return compvis.pairs(config_of(family, part), held.where.keys() if held else (), ema=ema)
+        text = compvis.conditioner(family, part)
+        return compvis.pairs(config_of(family, part), held.where.keys() if held else (), ema=ema, text=text)
 
     def leftover(self, name: str, family: Family) -> str:
         """Averages, schedule tables, position numbers and what else trainers leave in."""
@@ -125,7 +127,7 @@ def recognise(held: Held) -> Format:
     raise UserError(
         f'"{held.path}" {f"is {kind}" if kind else "is no model that is known here"}'
         f"{f' (it holds {examples}, ...)' if examples and not kind else ''}.",
-        "A Stable Diffusion 1 or 2 checkpoint, a diffusers folder, or a model saved by aquatint.",
+        "A Stable Diffusion 1, 2 or XL checkpoint, a diffusers folder, or a model saved by aquatint.",
     )
 
 
@@ -151,9 +153,10 @@ def look(path: Path, variant: str | None = None) -> Held:
 def _diffusers_folder(path: Path, variant: str | None) -> Held:
     """All documents and weights of a diffusers folder; names the part that is missing."""
     names = ["model_index.json", "scheduler/scheduler_config.json"]
-    names += [f"tokenizer/{name}.json" for name in ("tokenizer_config", "special_tokens_map")]
-    names += [f"{folder}/config.json" for folder in diffusers.FOLDERS.values()]
-    for part, folder in diffusers.FOLDERS.items():
+    names += [f"{folder}/{name}.json" for folder in TOKENIZERS for name in ("tokenizer_config", "special_tokens_map")]
+    folders = _folders_there(path)
+    names += [f"{folder}/config.json" for folder in folders.values()]
+    for part, folder in folders.items():
         store.inside(path, folder)
         if not (path / folder / "config.json").exists():
             raise UserError(
@@ -164,13 +167,13 @@ def _diffusers_folder(path: Path, variant: str | None) -> Held:
             )
     documents = {name: found for name in names if (found := store.document(path, name)) is not None}
     if variant is not None:
-        offered = {there for part in PARTS for there in store.variants(path / diffusers.FOLDERS[part], STEMS[part])}
+        offered = {there for part in folders for there in store.variants(path / folders[part], STEMS[part])}
         if variant not in offered:
             others = ", ".join(sorted(there for there in offered if there)) or "none"
             raise UserError(f'"{path}" has no variant {variant}.', f"Variants there: {others}.", "Leave --variant out.")
     opened: list[tuple[str, store.File]] = []
     notes: list[str] = []
-    for part, folder in diffusers.FOLDERS.items():
+    for part, folder in folders.items():
         found, note = store.find(path, folder, STEMS[part], variant)
         if not found:
             raise UserError(
@@ -185,9 +188,17 @@ def _diffusers_folder(path: Path, variant: str | None) -> Held:
     return store.hold(path, opened, documents=documents, notes=tuple(notes))
 
 
-def _pad(documents: Mapping[str, Any]) -> str:
-    """How the folder's tokenizer fills up: by id 0 where it names "!", as in Stable Diffusion 2; else by the end."""
-    for name in ("tokenizer/tokenizer_config.json", "tokenizer/special_tokens_map.json"):
+def _folders_there(path: Path) -> dict[str, str]:
+    """The folders that must be there: the three, and a second text encoder, or that one alone, where it is there."""
+    if not (path / diffusers.SECOND).is_dir():
+        return diffusers.FOLDERS
+    both = (path / diffusers.FOLDERS["text"]).is_dir()
+    return diffusers.FOLDERS | ({"text2": diffusers.SECOND} if both else {"text": diffusers.SECOND})
+
+
+def _pad(documents: Mapping[str, Any], folder: str) -> str:
+    """How a folder's tokenizer fills up: by id 0 where it names "!", as in Stable Diffusion 2; else by the end."""
+    for name in (f"{folder}/tokenizer_config.json", f"{folder}/special_tokens_map.json"):
         token = documents.get(name, {}).get("pad_token")
         token = token.get("content") if isinstance(token, dict) else token
         if token is not None:

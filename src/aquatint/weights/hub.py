@@ -8,8 +8,9 @@ from pathlib import Path
 
 from aquatint.base.errors import UserError
 from aquatint.weights import diffusers
-from aquatint.weights.formats import STEMS
+from aquatint.weights.formats import STEMS, TOKENIZERS
 
+FOLDERS = diffusers.FOLDERS | {"text2": diffusers.SECOND}
 PREFIX = "hub:"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 NUMBER = "[0-9][0-9][0-9][0-9][0-9]"
@@ -18,9 +19,10 @@ DOCUMENTS = (
     "manifest.json",
     "vocabulary.json",
     "scheduler/scheduler_config.json",
-    *(f"{folder}/config.json" for folder in diffusers.FOLDERS.values()),
+    *(f"{folder}/config.json" for folder in FOLDERS.values()),
     *(
-        f"tokenizer/{name}"
+        f"{folder}/{name}"
+        for folder in TOKENIZERS
         for name in (
             "vocab.json",
             "merges.txt",
@@ -51,7 +53,7 @@ def weights(stem: str, folder: str, variant: str | None) -> list[str]:
 
 def patterns(variant: str | None) -> list[str]:
     """Everything that is fetched: documents, the tokenizer, and the three nets' weights of one variant."""
-    nets = [name for part, folder in diffusers.FOLDERS.items() for name in weights(STEMS[part], folder, variant)]
+    nets = [name for part, folder in FOLDERS.items() for name in weights(STEMS[part], folder, variant)]
     return [*DOCUMENTS, *nets, *weights("model", "", None)]
 
 
@@ -63,9 +65,10 @@ def fetch(source: str, *, revision: str | None = None, variant: str | None = Non
     name = source.removeprefix(PREFIX)
     folder = _snapshot(name, revision, patterns(variant))
     if variant is not None:
-        lacking = [part for part in STEMS if not _has_weights(folder / diffusers.FOLDERS[part], STEMS[part])]
-        if lacking and len(lacking) < len(STEMS):
-            more = [name for part in lacking for name in weights(STEMS[part], diffusers.FOLDERS[part], None)]
+        there = {part: inner for part, inner in FOLDERS.items() if (folder / inner).is_dir()}
+        lacking = [part for part, inner in there.items() if not _has_weights(folder / inner, STEMS[part])]
+        if lacking and len(lacking) < len(there):
+            more = [name for part in lacking for name in weights(STEMS[part], FOLDERS[part], None)]
             _snapshot(name, folder.name, more)
     return folder
 

@@ -126,9 +126,14 @@ def from_theirs(pairs: Iterable[Pair], theirs: Mapping[str, Tensor]) -> dict[str
 
 
 def config_of(family: Family, part: str) -> Config:
-    """The config of "unet", "autoencoder" or "text"."""
+    """The config of one of the family's parts."""
     configs: dict[str, Config] = {"unet": family.unet, "autoencoder": family.autoencoder, "text": family.text}
-    return configs[part]
+    return configs[part] if family.text2 is None else (configs | {"text2": family.text2})[part]
+
+
+def parts_of(family: Family) -> tuple[str, ...]:
+    """PARTS, and "text2" where the family has a second text encoder."""
+    return PARTS if family.text2 is None else (*PARTS, "text2")
 
 
 class _Unfilled(TorchFunctionMode):
@@ -177,7 +182,7 @@ def _joined(prefix: str, name: str) -> str:
 
 
 PARTS = ("unet", "autoencoder", "text")
-WORDS = {"unet": "U-Net", "autoencoder": "autoencoder", "text": "text encoder"}
+WORDS = {"unet": "U-Net", "autoencoder": "autoencoder", "text": "text encoder", "text2": "second text encoder"}
 
 # The transformer's tables are the same in both layouts; so is where they came from (CompVis's latent-diffusion).
 TRANSFORMER = (

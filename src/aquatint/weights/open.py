@@ -1,4 +1,4 @@
-"""Opening a model: from a path, a file, a name on the hub, or the one that is carried, to three nets and a tokenizer.
+"""Opening a model: from a path, a file, a name on the hub, or the one that is carried, to nets and tokenizers.
 
 The nets are built without memory and given tensors that are views of the mapped file, so a float32 model is never
 copied; weights in other formats are cast tensor by tensor. Every tensor is read once on the way: a value that is not
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aquatint.base import files
 from aquatint.base.errors import UserError
 from aquatint.families import Family
 from aquatint.nets.autoencoder import Autoencoder
-from aquatint.nets.text import TextEncoder
+from aquatint.nets.text import TextConfig, TextEncoder
 from aquatint.nets.tokenizer import Tokenizer
 from aquatint.nets.unet import UNet
 from aquatint.weights import description, hub, keymap, plan, store
@@ -32,6 +32,7 @@ from aquatint.weights.plan import Found, Plan
 
 POCKET = "pocket"
 VOCABULARY = "vocabulary.json"
+FIRST, SECOND = "tokenizer", "tokenizer_2"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -54,6 +55,14 @@ class Opened:
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     vocabulary: str = ""
+    text2: TextEncoder | None = None
+    tokenizer2: Tokenizer | None = None
+
+    @property
+    def nets(self) -> dict[str, nn.Module]:
+        """The nets by the names of their parts."""
+        nets: dict[str, nn.Module] = {"unet": self.unet, "autoencoder": self.autoencoder, "text": self.text}
+        return nets if self.text2 is None else nets | {"text2": self.text2}
 
 
 def open_model(
@@ -82,11 +91,14 @@ def open_model(
         found = plan.demand(
             plan.find(path, source=name, ema=ema, variant=variant, prediction=prediction),
         )
-        words, note = _tokenizer(path, found.plan.family, tokenizer)
+        family = found.plan.family
+        folders = (SECOND, FIRST) if family.micro and family.text2 is None else (FIRST,)  # the refiner has one of two
+        words, note = _tokenizer(path, family.text, tokenizer, folders)
+        second = None if family.text2 is None else _second(path, family.text2, tokenizer, words)
         nets, digest = _nets(found, dtype)
         known = files.read_text(path / VOCABULARY) if (path / VOCABULARY).is_file() else ""
     return Opened(
-        family=found.plan.family,
+        family=family,
         unet=cast(UNet, nets["unet"]),
         autoencoder=cast(Autoencoder, nets["autoencoder"]),
         text=cast(TextEncoder, nets["text"]),
@@ -96,6 +108,8 @@ def open_model(
         notes=(*found.plan.notes, *note, *_damage(found, digest)),
         metadata=found.plan.metadata,
         vocabulary=known,
+        text2=cast(TextEncoder | None, nets.get("text2")),
+        tokenizer2=second,
     )
 
 
@@ -150,9 +164,11 @@ def _located(source: str | Path | None, revision: str | None, variant: str | Non
     yield hub.fetch(text, revision=revision, variant=variant), text.removeprefix(hub.PREFIX)
 
 
-def _tokenizer(path: Path, family: Family, given: str | Path | None) -> tuple[Tokenizer, list[str]]:
-    """The tokenizer for a model, as named, else from beside the model, else CLIP's own; and what surprised."""
-    wanted, pad = family.text.vocabulary, family.text.pad
+def _tokenizer(
+    path: Path, text: TextConfig, given: str | Path | None, folders: Sequence[str]
+) -> tuple[Tokenizer, list[str]]:
+    """The tokenizer for a text encoder, as named, else from beside the model, else CLIP's own; and what surprised."""
+    wanted, pad = text.vocabulary, text.pad
     if given is not None:
         made = Tokenizer.from_folder(Path(given).expanduser(), pad=pad)
         if made.vocabulary != wanted:
@@ -163,8 +179,8 @@ def _tokenizer(path: Path, family: Family, given: str | Path | None) -> tuple[To
         return made, []
     notes: list[str] = []
     root = path if path.is_dir() else path.parent
-    beside = [root / "tokenizer", root] if path.is_dir() else [path.with_suffix(".tokenizer"), root / "tokenizer", root]
-    for folder in beside:
+    own = [] if path.is_dir() else [path.with_suffix(".tokenizer")]
+    for folder in [*own, *(root / name for name in folders), root]:
         if (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file():
             for name in TOKENIZER_FILES:
                 store.inside(root, os.path.relpath(folder / name, root))
@@ -184,8 +200,17 @@ def _tokenizer(path: Path, family: Family, given: str | Path | None) -> tuple[To
     return made, notes
 
 
+def _second(path: Path, text: TextConfig, given: str | Path | None, first: Tokenizer) -> Tokenizer:
+    """The second encoder's tokenizer: from a folder of its own, else the first one's words with its own padding."""
+    if given is None and path.is_dir() and (path / SECOND).is_dir():
+        return _tokenizer(path, text, None, (SECOND,))[0]
+    if first.vocabulary != text.vocabulary:
+        return _tokenizer(path, text, given, (SECOND,))[0]
+    return Tokenizer(first.merges, pad=text.pad, length=first.length)
+
+
 def _nets(found: Found, dtype: torch.dtype) -> tuple[dict[str, torch.nn.Module], str]:
-    """The three nets with their weights, and the model's digest."""
+    """The nets with their weights, and the model's digest."""
     sums: list[tuple[str, str]] = []
     nets: dict[str, torch.nn.Module] = {}
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:

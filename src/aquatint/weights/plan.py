@@ -13,7 +13,7 @@ from aquatint.families import Family
 from aquatint.weights import compvis, description
 from aquatint.weights.formats import Format, look, recognise
 from aquatint.weights.header import FLOATS
-from aquatint.weights.keymap import PARTS, WORDS, Pair, Shape, config_of, shapes
+from aquatint.weights.keymap import WORDS, Pair, Shape, config_of, parts_of, shapes
 from aquatint.weights.store import Held
 
 EMA = ("ignore", "prefer")
@@ -29,7 +29,7 @@ class Misfit:
 
 @dataclass(frozen=True)
 class PartPlan:
-    """One of the three nets: how many tensors it needs, and what was found of them (their names, theirs)."""
+    """One of the nets: how many tensors it needs, and what was found of them (their names, theirs)."""
 
     name: str
     needed: int
@@ -83,7 +83,7 @@ class Plan:
         family = self.family
         lines.append(
             f"  predicts     {family.prediction}; schedule {family.schedule.kind}"
-            f"{', ends in pure noise' if family.schedule.zero_terminal else ''}; text width {family.text.width}; "
+            f"{', ends in pure noise' if family.schedule.zero_terminal else ''}; text width {family.unet.context}; "
             f"latents {family.unet.channels_out} of {family.unet.channels_in} channels in; "
             f"{family.defaults.width}x{family.defaults.height}"
         )
@@ -129,7 +129,7 @@ def find(
     if prediction is not None and prediction != family.prediction:
         notes = [*notes, f"it says that it predicts {family.prediction}, and you say {prediction}"]
         family = description.known(replace(family, prediction=prediction))
-    pairs = {part: format.pairs(family, part, held, ema=False) for part in PARTS}
+    pairs = {part: format.pairs(family, part, held, ema=False) for part in parts_of(family)}
     if variant is not None and format.name != "diffusers":
         notes = [*notes, f"only diffusers folders have variants; {variant} was not looked for"]
     if ema == "prefer":
@@ -169,7 +169,7 @@ def _averaged(format: Format, family: Family, held: Held, plain: list[Pair]) -> 
 def _plan(
     source: str, held: Held, format: Format, family: Family, pairs: Mapping[str, Sequence[Pair]], notes: list[str]
 ) -> Plan:
-    parts = tuple(_part(part, held, pairs[part], shapes(config_of(family, part))) for part in PARTS)
+    parts = tuple(_part(part, held, pairs[part], shapes(config_of(family, part))) for part in parts_of(family))
     taken = {pair.theirs for rows in pairs.values() for pair in rows}
     averaged = pairs["unet"][0].theirs.startswith(compvis.EMA)
     left_over: dict[str, list[str]] = {}

@@ -22,8 +22,8 @@ from aquatint.nets.tokenizer import Tokenizer
 from aquatint.weights import assembly, description, diffusers, writer
 from aquatint.weights.checks import DTYPES, check_finite, sha256
 from aquatint.weights.formats import FORMATS, STEMS, Format
-from aquatint.weights.keymap import PARTS, Pair, config_of, shapes
-from aquatint.weights.open import VOCABULARY, Opened
+from aquatint.weights.keymap import Pair, config_of, parts_of, shapes
+from aquatint.weights.open import FIRST, SECOND, VOCABULARY, Opened
 from aquatint.weights.store import INDEX, SUFFIX
 from aquatint.weights.writer import Outgoing
 
@@ -34,6 +34,9 @@ ARCHITECTURES = {
     "SD15_INPAINT": "stable-diffusion-v1-inpainting",
     "SD21": "stable-diffusion-v2-512",
     "SD21_V": "stable-diffusion-v2-768-v",
+    "SDXL": "stable-diffusion-xl-v1-base",
+    "SDXL_INPAINT": "stable-diffusion-xl-v1-inpainting",
+    "SDXL_REFINER": "stable-diffusion-xl-v1-refiner",
 }
 IMPLEMENTATIONS = {"compvis": "https://github.com/Stability-AI/generative-models", "native": "aquatint"}
 COPIED = ("title", "description", "author", "date", "license", "usage_hint", "thumbnail", "tags", "merged_from")
@@ -65,17 +68,17 @@ def save(
     dtype = VARIANTS.get(variant or "") if dtype is None else dtype
     _check_options(path, format, dtype, variant, shard_size)
     description.check(opened.family)
-    nets: dict[str, nn.Module] = {"unet": opened.unet, "autoencoder": opened.autoencoder, "text": opened.text}
+    nets, parts = opened.nets, parts_of(opened.family)
     if format != "native" and (reason := assembly.unsayable(opened.family)):
         raise UserError(
             f"{opened.family.name} cannot be written as {format}: {reason}.", "", "Write the native format."
         )
-    tensors = {part: outgoing(FORMATS[format], opened.family, part, nets[part], dtype) for part in PARTS}
+    tensors = {part: outgoing(FORMATS[format], opened.family, part, nets[part], dtype) for part in parts}
     if format == "diffusers":
         _save_diffusers(opened, path, tensors, variant, shard_size)
     else:
         digest = digest_of(opened.family, nets, dtype)
-        every = [tensor for part in PARTS for tensor in tensors[part]]
+        every = [tensor for part in parts for tensor in tensors[part]]
         metadata = {"format": "pt", description.KEY: description.describe(opened.family, digest)}
         if format == "native" and path.suffix != SUFFIX:
             _save_native(opened, path, every, metadata, shard_size)
@@ -131,12 +134,12 @@ def _save_diffusers(
 ) -> None:
     documents: dict[str, Any] = assembly.documents(opened.family)
     with files.building(path, manifest=False) as build:
-        for part, folder in diffusers.FOLDERS.items():
+        for part, folder in diffusers.folders(opened.family).items():
             prefix = folder + "/"
             bare = [tensor._replace(name=tensor.name.removeprefix(prefix)) for tensor in tensors[part]]
             middle = f".{variant}" if variant else ""
             _write_shards(build, prefix, STEMS[part], middle, bare, {"format": "pt"}, shard_size)
-        _write_tokenizer(build, opened.tokenizer)
+        _write_tokenizers(build, opened)
         for name, document in documents.items():
             build.write(name, json.dumps(document, indent=2) + "\n")
 
@@ -146,12 +149,14 @@ def _save_native(
 ) -> None:
     with files.building(path) as build:
         _write_shards(build, "", "model", "", tensors, metadata, shard_size)
-        _write_tokenizer(build, opened.tokenizer)
+        _write_tokenizers(build, opened)
         if opened.vocabulary:
             build.write(VOCABULARY, opened.vocabulary)
 
 
 def _save_single(opened: Opened, path: Path, tensors: list[Outgoing], metadata: dict[str, str]) -> None:
+    if opened.tokenizer2 is not None and opened.tokenizer2.merges != opened.tokenizer.merges:
+        raise UserError("Its two tokenizers have different merges.", "One for both.", "Write a folder.")
     beside = path.with_suffix(".tokenizer")
     own = opened.tokenizer.merges != packaged_merges()
     if own:
@@ -192,7 +197,15 @@ def _write_shards(
     build.write(f"{prefix}{stem}{INDEX}{middle}.json", json.dumps(index, indent=2) + "\n")
 
 
-def _write_tokenizer(build: files.Build, tokenizer: Tokenizer, prefix: str = "tokenizer/") -> None:
+def _write_tokenizers(build: files.Build, opened: Opened) -> None:
+    """Each encoder's, in the folder that diffusers has for it."""
+    alone = opened.family.micro and opened.family.text2 is None  # Stable Diffusion XL's refiner has the second only
+    _write_tokenizer(build, opened.tokenizer, f"{SECOND if alone else FIRST}/")
+    if opened.tokenizer2 is not None:
+        _write_tokenizer(build, opened.tokenizer2, f"{SECOND}/")
+
+
+def _write_tokenizer(build: files.Build, tokenizer: Tokenizer, prefix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(folder)
         for name in sorted(os.listdir(folder)):

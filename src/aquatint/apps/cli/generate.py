@@ -17,6 +17,7 @@ from aquatint.apps.cli.adapters import Adapting, opening, read_loras, tell_notes
 from aquatint.apps.cli.chance import Chance, settled
 from aquatint.apps.cli.edit import Editing, read_edit
 from aquatint.apps.cli.guiding import Guidance, read_guiding
+from aquatint.apps.cli.micro import Sizing, read_micro
 from aquatint.apps.cli.output import STANDARD_OUTPUT, Output
 from aquatint.base.errors import UserError
 
@@ -103,6 +104,7 @@ def generate(
     editing: Editing | None = None,
     adapting: Adapting | None = None,
     guidance: Guidance | None = None,
+    sizing: Sizing | None = None,
 ) -> None:
     """Paint pictures for a prompt.
 
@@ -112,6 +114,7 @@ def generate(
     wishes, showing = wishes or Wishes(), showing or Showing()
     request = replace(read_request(prompt, wishes), edit=read_edit(editing), loras=read_loras(adapting))
     request = replace(request, guiding=read_guiding(guidance))
+    request = replace(request, micro=read_micro(sizing))
     requests = settled(request, chance)
     output = Output(showing.out, showing.format, wishes.count)
     try:
