@@ -27,6 +27,7 @@ from aquatint.pipelines.picture import Picture, Progress
 from aquatint.pipelines.prompt import parse
 from aquatint.pipelines.record import File, record_of
 from aquatint.pipelines.request import Request, Resolved
+from aquatint.pipelines.steering import Steering, steering
 
 Course = Generator[Progress, None, None]
 
@@ -40,6 +41,7 @@ class _Plan:
     schedule: NoiseSchedule
     levels: list[Level]
     canvas: Canvas | None
+    steering: Steering
     files: tuple[File, ...] = ()
 
 
@@ -88,7 +90,9 @@ def generate(bundle: Bundle, request: Request) -> Course:
     levels = visited(resolved.grid, schedule, resolved.steps, dict(resolved.options))[-resolved.made - 1 :]
     over = canvas(resolved.edit, resolved.width, resolved.height) if resolved.edit else None
     on = adapted(bundle, wanted(bundle, resolved))
-    plan = _Plan(on.bundle, resolved, schedule, levels, over, (*on.files, *embeddings_of(bundle, resolved)))
+    steered = steering(on.bundle, resolved)
+    files = (*on.files, *embeddings_of(bundle, resolved), *steered.files)
+    plan = _Plan(on.bundle, resolved, schedule, levels, over, steered, files)
     return _pinned(bundle, _pictures(plan))
 
 
@@ -138,13 +142,13 @@ def _pair(plan: _Plan) -> Pair:
     extra = _told_of(plan)
     prediction = PREDICTIONS[bundle.family.prediction]
     parts = []
-    for told in tell(bundle, prompt, negative, request.clip_skip):
+    for told, unet in plan.steering.over(tell(bundle, prompt, negative, request.clip_skip)):
         away = replace(told.negative, concat=extra)
         toward = [(weight, replace(cond, concat=extra)) for weight, cond in told.positives]
         for _, cond in toward:
             finite(cond.context, "text encoder", bundle)
         how = (away, request.guidance, request.rescale)
-        several, only, unet = len(toward) > 1, toward[0][1], bundle.unet
+        several, only = len(toward) > 1, toward[0][1]
         if SAMPLERS[request.sampler].pair:
             both = composed_pair(unet, prediction, toward, *how) if several else paired(unet, prediction, only, *how)
         else:

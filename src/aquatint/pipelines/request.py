@@ -16,6 +16,8 @@ from aquatint.diffusion.grids import GRIDS, options_of
 from aquatint.diffusion.names import grid_named, sampler_named
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.families import Family
+from aquatint.pipelines.control import Control
+from aquatint.pipelines.control import checked as checked_controls
 from aquatint.pipelines.edit import Edit
 from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.lora import checked as checked_loras
@@ -50,6 +52,7 @@ class Request:
     grammar            how the prompts are read: a name in GRAMMARS (docs/prompts.md)
     clip_skip          which layer of the text encoder is read, counted from the end: 1 is the last; None the usual one
     loras              networks added to the weights, by their names on the bundle's shelf (docs/adapters.md)
+    controls           pictures that steer the painting, and the bundle's controls that read them (docs/control.md)
 
     Raises UserError for a value out of range.
     """
@@ -72,6 +75,7 @@ class Request:
     clip_skip: int | None = None
     edit: Edit | None = None
     loras: tuple[Lora, ...] = ()
+    controls: tuple[Control, ...] = ()
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)
@@ -93,6 +97,7 @@ class Request:
             "grammar": _name("grammar", self.grammar, GRAMMARS) or "a1111",
             "clip_skip": None if self.clip_skip is None else _whole("clip_skip", self.clip_skip, 1, MOST_LAYERS),
             "loras": checked_loras(self.loras),
+            "controls": checked_controls(self.controls),
         }
         if not self.prompt.strip():
             raise UserError("The prompt is empty.", "A few words that say what to paint.")
