@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aquatint.diffusion.samplers import SAMPLERS
     from aquatint.families import FAMILIES
     from aquatint.pipelines.bundle import Bundle, load, save
+    from aquatint.pipelines.control import Control
     from aquatint.pipelines.edit import Edit, Outpaint
     from aquatint.pipelines.generate import generate
     from aquatint.pipelines.given import given
@@ -28,6 +29,7 @@ __all__ = [
     "GRIDS",
     "SAMPLERS",
     "Bundle",
+    "Control",
     "Edit",
     "Outpaint",
     "Picture",
@@ -49,6 +51,7 @@ _HOMES = {
     "Bundle": "pipelines.bundle",
     "load": "pipelines.bundle",
     "save": "pipelines.bundle",
+    "Control": "pipelines.control",
     "Edit": "pipelines.edit",
     "Outpaint": "pipelines.edit",
     "given": "pipelines.given",

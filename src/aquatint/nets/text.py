@@ -54,10 +54,10 @@ class EncodedText(NamedTuple):
 class Feed(nn.Module):
     """linear -> activation -> linear, position by position."""
 
-    def __init__(self, width: int, factor: int, activation: str) -> None:
+    def __init__(self, width: int, inner: int, activation: str) -> None:
         super().__init__()
-        self.enter = nn.Linear(width, factor * width)
-        self.leave = nn.Linear(factor * width, width)
+        self.enter = nn.Linear(width, inner)
+        self.leave = nn.Linear(inner, width)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Float[Tensor, "b s w"]) -> Float[Tensor, "b s w"]:
@@ -68,12 +68,12 @@ class Feed(nn.Module):
 class Layer(nn.Module):
     """A pre-norm transformer layer: x + attention(norm(x)), then x + feed(norm(x))."""
 
-    def __init__(self, width: int, heads: int, feed: int, activation: str, *, causal: bool) -> None:
+    def __init__(self, width: int, heads: int, inner: int, activation: str, *, causal: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
         self.among = Attention(width, heads=heads, bias=True, causal=causal)
         self.norm2 = nn.LayerNorm(width)
-        self.feed = Feed(width, feed, activation)
+        self.feed = Feed(width, inner, activation)
 
     def forward(self, x: Float[Tensor, "b s w"]) -> Float[Tensor, "b s w"]:
         """The same shape."""
@@ -90,7 +90,8 @@ class TextEncoder(nn.Module):
         self.words = nn.Embedding(config.vocabulary, config.width)
         self.places = nn.Embedding(config.positions, config.width)
         self.layers = nn.ModuleList(
-            Layer(config.width, config.heads, config.feed, config.activation, causal=True) for _ in range(config.layers)
+            Layer(config.width, config.heads, config.feed * config.width, config.activation, causal=True)
+            for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.width)
         self.project = nn.Linear(config.width, config.projection, bias=False) if config.projection else None
@@ -120,7 +121,10 @@ class TextEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """A CLIP image tower (a vision transformer, Dosovitskiy et al. 2021) as data; sizes in pixels."""
+    """A CLIP image tower (a vision transformer, Dosovitskiy et al. 2021) as data; sizes in pixels.
+
+    hidden   width inside the feed-forwards, where it is not `feed` times the width (OpenCLIP bigG: 8192 of 1664)
+    """
 
     size: int = 224
     patch: int = 32
@@ -130,11 +134,17 @@ class ImageConfig:
     activation: str = "quick_gelu"
     feed: int = 4
     projection: int = 512
+    hidden: int = 0
 
     @property
     def side(self) -> int:
         """Patches along one side of a picture."""
         return self.size // self.patch
+
+    @property
+    def inner(self) -> int:
+        """Width inside the feed-forwards."""
+        return self.hidden or self.feed * self.width
 
 
 class ImageTower(nn.Module):
@@ -148,7 +158,7 @@ class ImageTower(nn.Module):
         self.places = nn.Embedding(config.side**2 + 1, config.width)
         self.norm1 = nn.LayerNorm(config.width)
         self.layers = nn.ModuleList(
-            Layer(config.width, config.heads, config.feed, config.activation, causal=False)
+            Layer(config.width, config.heads, config.inner, config.activation, causal=False)
             for _ in range(config.layers)
         )
         self.norm2 = nn.LayerNorm(config.width)

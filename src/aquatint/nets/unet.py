@@ -1,6 +1,8 @@
 """The U-Net with cross-attention that predicts the noise (Rombach et al. 2022, figure 3; Ronneberger et al. 2015)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -108,15 +110,9 @@ class UNet(nn.Module):
         self.time = Perceptron(first, config.time)
         self.vector = Perceptron(config.vector, config.time) if config.vector else None
         self.enter = conv3(config.channels_in, first)
-        skips, inside = [first], first
-        self.descent = nn.ModuleList()
-        for index, stage in enumerate(stages):
-            last = index == len(stages) - 1
-            self.descent.append(Down(config, inside, stage, last=last))
-            skips += [stage.width] * (config.blocks if last else config.blocks + 1)
-            inside = stage.width
+        self.descent, skips = way_down(config)
         self.middle = Middle(config)
-        self.ascent = nn.ModuleList()
+        self.ascent, inside = nn.ModuleList(), stages[-1].width
         for index, stage in reversed(list(enumerate(stages))):
             taken = [skips.pop() for _ in range(config.blocks + 1)]
             self.ascent.append(Up(config, inside, taken, stage, last=index == 0))
@@ -137,29 +133,83 @@ class UNet(nn.Module):
         """
         given, dtype = x.dtype, self.enter.weight.dtype
         x, context = x.to(dtype), context.to(dtype)
-        time = self.time(sinusoids(t, self.config.stages[0].width).to(dtype))
-        if self.vector is not None:
-            assert vector is not None, "this U-Net was built to take a vector"
-            time = time + self.vector(vector.to(dtype))
-
-        x = self.enter(x)
-        skips = [x]
-        for down in self.descent:
-            assert isinstance(down, Down)
-            for cell in down.cells:
-                x = cell(x, time, context)
-                skips.append(x)
-            if down.shrink is not None:
-                x = down.shrink(x)
-                skips.append(x)
+        time = embed(self, t, vector)
+        x, skips = descend(self, self.enter(x), time, context)
         x = self.middle(x, time, context)
+        return self.head(self.ascend(x, skips, time, context)).to(given)
+
+    def ascend(
+        self,
+        x: Float[Tensor, "b c h w"],
+        skips: list[Tensor],
+        time: Float[Tensor, "b t"],
+        context: Float[Tensor, "b n c2"],
+    ) -> Float[Tensor, "b c3 h2 w2"]:
+        """The way up, which takes the skips from the end of the list until none is left."""
         for up in self.ascent:
             assert isinstance(up, Up)
             for cell in up.cells:
                 x = cell(torch.cat([x, skips.pop()], dim=1), time, context)
             if up.grow is not None:
                 x = up.grow(x, skips[-1].shape[2:])
-        return self.leave(F.silu(self.norm(x))).to(given)
+        return x
+
+    def head(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
+        """The last norm and convolution."""
+        return self.leave(F.silu(self.norm(x)))
+
+
+def embed(net: Any, t: Float[Tensor, " b"], vector: Float[Tensor, "b v"] | None) -> Float[Tensor, "b t"]:
+    """What every block hears: the time and, where the net (a U-Net, or its ControlNet) takes one, the vector."""
+    config, dtype = net.config, net.enter.weight.dtype
+    time = net.time(sinusoids(t, config.stages[0].width).to(dtype))
+    if net.vector is None:
+        return time
+    assert vector is not None, "this U-Net was built to take a vector"
+    return time + net.vector(vector.to(dtype))
+
+
+def descend(
+    net: Any,
+    x: Float[Tensor, "b c h w"],
+    time: Float[Tensor, "b t"],
+    context: Float[Tensor, "b n c2"],
+    features: Sequence[Tensor] = (),
+) -> tuple[Float[Tensor, "b c3 h2 w2"], list[Tensor]]:
+    """The way down from the entered x: what it ends with, and the skips, the first of which is x itself.
+
+    features   of a T2I-Adapter (nets/control.py), one a stage: added to what the last cell of a stage that attends
+               says, and to what a stage without attention hands on. The skips have them in
+    """
+    skips = [x]
+    for index, down in enumerate(net.descent):
+        assert isinstance(down, Down)
+        feature = features[index] if index < len(features) else None
+        for cell in down.cells:
+            x = cell(x, time, context)
+            skips.append(x)
+        attends = net.config.stages[index].depth > 0
+        if feature is not None and attends:
+            x = skips[-1] = x + feature
+        if down.shrink is not None:
+            x = down.shrink(x)
+            skips.append(x)
+        if feature is not None and not attends:
+            x = skips[-1] = x + feature
+    return x, skips
+
+
+def way_down(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
+    """The stages of the way down, and the widths of the skips that they leave."""
+    first = config.stages[0].width
+    skips, inside = [first], first
+    descent = nn.ModuleList()
+    for index, stage in enumerate(config.stages):
+        last = index == len(config.stages) - 1
+        descent.append(Down(config, inside, stage, last=last))
+        skips += [stage.width] * (config.blocks if last else config.blocks + 1)
+        inside = stage.width
+    return descent, skips
 
 
 def _transformer(config: UNetConfig, stage: Stage, depth: int) -> Transformer2d:

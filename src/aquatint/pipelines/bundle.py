@@ -29,6 +29,7 @@ from aquatint.pipelines.preview import Preview, fit
 from aquatint.pipelines.record import File, Model
 from aquatint.pipelines.request import Request
 from aquatint.pipelines.shelf import Shelf, shelf
+from aquatint.pipelines.steering import Controls, open_controls
 from aquatint.pipelines.vocabulary import Vocabulary
 
 
@@ -42,7 +43,7 @@ class Bundle:
     vocabulary     the words that a small model knows; None for a model that claims them all
     embeddings   words that were learned since (textual inversion): name -> word vectors [n, width] of each encoder
     learned      the files that they are from
-    shelf        LoRAs that a request may name
+    shelf        LoRAs that a request may name;  controls: ControlNets and their like
     notes, texts   what was assumed when it was opened; the texts that came with the weights (modelspec.*)
     """
 
@@ -60,6 +61,7 @@ class Bundle:
     embeddings: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     learned: Mapping[str, File] = field(default_factory=dict)
     shelf: Shelf = field(default_factory=Shelf)
+    controls: Controls = field(default_factory=Controls)
     notes: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     text2: TextEncoder | None = None
@@ -163,6 +165,8 @@ def load(
     lora_folder: str | Path | None = None,
     embeddings: Sequence[str | Path] = (),
     partial: bool = False,
+    controls: Sequence[str | Path] | Mapping[str, Path] = (),
+    image_encoder: str | Path | None = None,
     **options: Any,
 ) -> Bundle:
     """Open a model and put it where it can paint; without a source, the pocket model that the package carries.
@@ -173,11 +177,14 @@ def load(
     loras, lora_folder   files that requests may name as Lora("name"), and a folder of more for tags in prompts; partial
               also takes files whose layers do not all fit
     embeddings           textual inversions, whose names are words of prompts then
+    controls             ControlNets, T2I-Adapters and IP-Adapters that requests may name; image_encoder is what the
+              last look with: CLIP's image half, as a file or folder
     options   of weights.open_model: ema, variant, revision, prediction, tokenizer
 
     Raises UserError for a source that is not there, not whole, or not Stable Diffusion.
     """
     ready = shelf(loras, lora_folder, partial=partial)
+    steers = open_controls(controls, image_encoder)
     where = runtime.choose_device(device)
     kind, count = runtime.choose_dtype(dtype, where), runtime.choose_threads(threads)
     runtime.keep_pages()
@@ -203,6 +210,7 @@ def load(
         shelf=ready,
         text2=None if opened.text2 is None else opened.text2.to(where),
         tokenizer2=opened.tokenizer2,
+        controls=steers.built(opened.family, where, kind),
     )
     return with_embeddings(bundle, embeddings)
 

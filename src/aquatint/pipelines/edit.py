@@ -149,8 +149,8 @@ def canvas(edit: Edit, width: int, height: int) -> Canvas:
                 "A picture of the size that is painted.",
                 "Say how it is to fit (stretch, crop or pad), or another size.",
             )
-        picture = _fitted(picture, width, height, edit.fit)
-        mask = None if mask is None else _fitted(mask, width, height, edit.fit)
+        picture = fitted(picture, width, height, edit.fit)
+        mask = None if mask is None else fitted(mask, width, height, edit.fit)
     whole = picture if mask is not None and edit.keep else None
     seen = picture if mask is None else _filled(picture, mask, edit.fill)
     return Canvas(seen, mask, whole, (0, 0, width, height), mask)
@@ -221,7 +221,7 @@ def _inside(mask: Image.Image, place: tuple[int, int, int, int]) -> Image.Image:
     return cover
 
 
-def _fitted(picture: Image.Image, width: int, height: int, fit: Fit) -> Image.Image:
+def fitted(picture: Image.Image, width: int, height: int, fit: Fit) -> Image.Image:
     """Stretched to a size, cropped in the middle, or set in the middle with its edges drawn out."""
     if fit == "stretch":
         return picture.resize((width, height), Image.Resampling.LANCZOS)

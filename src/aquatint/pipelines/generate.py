@@ -29,6 +29,7 @@ from aquatint.pipelines.picture import Picture, Progress
 from aquatint.pipelines.prompt import parse
 from aquatint.pipelines.record import File, record_of
 from aquatint.pipelines.request import Request, Resolved
+from aquatint.pipelines.steering import Steering, steering
 
 Course = Generator[Progress, None, None]
 
@@ -43,6 +44,7 @@ class _Plan:
     levels: list[Level]
     nets: Nets
     canvas: Canvas | None
+    steering: Steering
     files: tuple[File, ...] = ()
 
 
@@ -91,8 +93,9 @@ def generate(bundle: Bundle, request: Request) -> Course:
     levels = visited(resolved.grid, schedule, resolved.steps, dict(resolved.options))[-resolved.made - 1 :]
     over = canvas(resolved.edit, resolved.width, resolved.height) if resolved.edit else None
     on = adapted(bundle, wanted(bundle, resolved))
-    nets = nets_for(on.bundle.unet, resolved)
-    plan = _Plan(on.bundle, resolved, schedule, levels, nets, over, (*on.files, *embeddings_of(bundle, resolved)))
+    nets, steered = nets_for(on.bundle.unet, resolved), steering(on.bundle, resolved)
+    files = (*on.files, *embeddings_of(bundle, resolved), *steered.files)
+    plan = _Plan(on.bundle, resolved, schedule, levels, nets, over, steered, files)
     return _pinned(bundle, _pictures(plan))
 
 
@@ -134,32 +137,34 @@ def _picture(plan: _Plan, pair: Pair, known: _Known | None, progress: Progress, 
     yield replace(progress, picture=Picture(image, record, seconds))
 
 
-def _words(plan: _Plan) -> list[tuple[Level, Words]]:
+def _words(plan: _Plan) -> list[tuple[Level, Nets, Words]]:
     """What the U-Net is told, and the level to which it is; mostly there is one."""
     bundle, request = plan.bundle, plan.request
     prompt = parse(request.prompt, request.grammar, steps=request.made)
     negative = parse(request.negative, request.grammar, steps=request.made, negative=True)
     extra, empty = _told_of(plan), None
     if request.guiding is not None and request.guiding.perp_neg is not None:
-        nothing = parse("", request.grammar, steps=request.made, negative=True)
-        alone = tell(bundle, prompt, nothing, request.clip_skip)
+        silence = parse("", request.grammar, steps=request.made, negative=True)
+        alone = tell(bundle, prompt, silence, request.clip_skip)
         said = with_micro(alone, replace(request, negative=""), bundle.family)[0]
         empty = replace(said.negative, concat=extra)
     words = []
-    for told in with_micro(tell(bundle, prompt, negative, request.clip_skip), request, bundle.family):
+    told_all = with_micro(tell(bundle, prompt, negative, request.clip_skip), request, bundle.family)
+    for told, span in plan.steering.over(told_all):
         away = replace(told.negative, concat=extra)
         toward = tuple((weight, replace(cond, concat=extra)) for weight, cond in told.positives)
         for _, cond in toward:
             finite(cond.context, "text encoder", bundle)
-        words.append((plan.levels[told.until], Words(toward, away, empty)))
+        nets, nothing = plan.nets.through(span.steer), None if empty is None else span.away(empty)
+        words.append((plan.levels[told.until], nets, Words(toward, away, nothing)))
     return words
 
 
-def _pair(plan: _Plan, words: list[tuple[Level, Words]]) -> Pair:
+def _pair(plan: _Plan, words: list[tuple[Level, Nets, Words]]) -> Pair:
     """The U-Net, told these words, as a denoiser with guidance; for CFG++ the negative beside it. One a picture."""
     prediction, average = PREDICTIONS[plan.bundle.family.prediction], memory(plan.request)
     how = (prediction, plan.request, plan.levels, average)
-    return switched([(end, pair_for(plan.nets, said, *how)) for end, said in words])
+    return switched([(end, pair_for(nets, said, *how)) for end, nets, said in words])
 
 
 def _known(plan: _Plan) -> _Known | None:

@@ -59,8 +59,11 @@ class Nets:
     seen: list[Tensor] = field(default_factory=list)
     size: Callable[[int, int], tuple[int, int]] = lambda height, width: (height, width)
 
-    def through(self, wrap: Callable[[Net], Net]) -> "Nets":
-        """The same, each within a wrapper of nets."""
+    def through(self, wrap: Callable[[UNet], Net]) -> "Nets":
+        """The same, each within a wrapper of U-Nets (pipelines/steering.py)."""
+        assert isinstance(self.plain, UNet), "wrapped once"
+        assert isinstance(self.watched, UNet)
+        assert isinstance(self.weak, UNet | None)
         weak = None if self.weak is None else wrap(self.weak)
         plain = wrap(self.plain)
         return replace(

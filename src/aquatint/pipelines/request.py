@@ -16,6 +16,8 @@ from aquatint.diffusion.grids import GRIDS, options_of
 from aquatint.diffusion.names import grid_named, sampler_named
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.families import Family
+from aquatint.pipelines.control import Control
+from aquatint.pipelines.control import checked as checked_controls
 from aquatint.pipelines.edit import Edit
 from aquatint.pipelines.guiding import Guiding
 from aquatint.pipelines.guiding import checked as checked_guiding
@@ -55,6 +57,7 @@ class Request:
     micro              what Stable Diffusion XL is told beside the text (docs/families.md); None the usual
     loras              networks added to the weights, by their names on the bundle's shelf (docs/adapters.md)
     guiding            guidance beyond its scale: interval, thresholds, PAG, FreeU ... (docs/guidance.md)
+    controls           pictures that steer the painting, and the bundle's controls that read them (docs/control.md)
 
     Raises UserError for a value out of range.
     """
@@ -79,6 +82,7 @@ class Request:
     loras: tuple[Lora, ...] = ()
     guiding: Guiding | None = None
     micro: Micro | None = None
+    controls: tuple[Control, ...] = ()
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)
@@ -101,6 +105,7 @@ class Request:
             "clip_skip": None if self.clip_skip is None else _whole("clip_skip", self.clip_skip, 1, MOST_LAYERS),
             "loras": checked_loras(self.loras),
             "guiding": checked_guiding(self.guiding),
+            "controls": checked_controls(self.controls),
         }
         if not self.prompt.strip():
             raise UserError("The prompt is empty.", "A few words that say what to paint.")

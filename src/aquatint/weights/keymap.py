@@ -163,6 +163,12 @@ def empty(config: Config) -> nn.Module:
         return Autoencoder(config) if isinstance(config, AutoencoderConfig) else TextEncoder(config)
 
 
+def hollow(make: Callable[[], nn.Module]) -> nn.Module:
+    """As `empty`, for any other net that `make` makes."""
+    with torch.device("meta"), _Unfilled():
+        return make()
+
+
 @lru_cache(maxsize=64)
 def shapes(config: Config) -> Mapping[str, Shape]:
     """Our names and shapes of a net's tensors, in the order of its definition."""
