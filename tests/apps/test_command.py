@@ -419,11 +419,14 @@ def test_again_names_what_differs_in_the_key(
     assert "threads" not in run(capfd, "again", "a.png", "--model", model)[2]
 
 
-def test_again_of_a_foreign_picture_only_anyway(capfd: pytest.CaptureFixture[str], model: str, tmp_path: Path) -> None:
+def test_again_of_a_foreign_picture_needs_a_model(
+    capfd: pytest.CaptureFixture[str], model: str, tmp_path: Path
+) -> None:
     foreign(tmp_path / "a.png")
-    code, out, err = run(capfd, "again", "a.png", "--model", model, "--anyway")
+    assert run(capfd, "again", "a.png")[0] == 2
+    code, out, err = run(capfd, "again", "a.png", "--model", model)
     assert code == 0
-    assert "words, settings and noise are the same" in err
+    assert err == ""
     assert out.startswith("a-again.png  seed 1  different")
     with Image.open("a-again.png") as picture:
         assert "Sampler: Euler a" in picture.text["parameters"]  # type: ignore[attr-defined]

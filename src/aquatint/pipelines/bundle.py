@@ -30,6 +30,7 @@ from aquatint.pipelines.record import File, Model
 from aquatint.pipelines.request import Request
 from aquatint.pipelines.shelf import Shelf, shelf
 from aquatint.pipelines.vocabulary import Vocabulary
+from aquatint.weights.whole import Whole
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Bundle:
     learned      the files that they are from
     shelf        LoRAs that a request may name
     notes, texts   what was assumed when it was opened; the texts that came with the weights (modelspec.*)
+    file           the one file that the weights are from, whose sha256 goes into records; None: none does
     """
 
     unet: UNet
@@ -62,11 +64,12 @@ class Bundle:
     shelf: Shelf = field(default_factory=Shelf)
     notes: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
+    file: Whole | None = None
 
     @property
     def model(self) -> Model:
-        """Which weights these are, for records."""
-        return Model(self.name, self.digest, self.family.name)
+        """Which weights these are, for records; the first call reads the model's file once more, for its sha256."""
+        return Model(self.name, self.digest, self.family.name, self.file.sha256 if self.file else "")
 
     @property
     def key(self) -> runtime.Key:
@@ -160,6 +163,7 @@ def load(
     lora_folder: str | Path | None = None,
     embeddings: Sequence[str | Path] = (),
     partial: bool = False,
+    hashed: bool = True,
     **options: Any,
 ) -> Bundle:
     """Open a model and put it where it can paint; without a source, the pocket model that the package carries.
@@ -170,6 +174,7 @@ def load(
     loras, lora_folder   files that requests may name as Lora("name"), and a folder of more for tags in prompts; partial
               also takes files whose layers do not all fit
     embeddings           textual inversions, whose names are words of prompts then
+    hashed    whether the sha256 of a single file goes into records (infotext's "Model hash"): seconds for 4 GB, once
     options   of weights.open_model: ema, variant, revision, prediction, tokenizer
 
     Raises UserError for a source that is not there, not whole, or not Stable Diffusion.
@@ -198,6 +203,7 @@ def load(
         notes=opened.notes,
         texts=opened.metadata,
         shelf=ready,
+        file=Whole(opened.file) if hashed and opened.file else None,
     )
     return with_embeddings(bundle, embeddings)
 

@@ -42,6 +42,7 @@ class Opened:
     digest     sha256 of the float32 values under our names and of the family: the same in every format
     notes      what was assumed, for the user to read; `inspect` tells the rest
     metadata   the texts that came with the weights (modelspec.*)
+    file       the one file that all weights are from; None where there are several
     """
 
     family: Family
@@ -54,6 +55,7 @@ class Opened:
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     vocabulary: str = ""
+    file: Path | None = None
 
 
 def open_model(
@@ -96,6 +98,7 @@ def open_model(
         notes=(*found.plan.notes, *note, *_damage(found, digest)),
         metadata=found.plan.metadata,
         vocabulary=known,
+        file=found.held.files[0].path if len(found.held.files) == 1 else None,
     )
 
 
