@@ -163,7 +163,17 @@ BAD: list[tuple[list[object], str]] = [
     (["generate", "a cat", "--model", "./nothing"], "nothing"),
     (["generate", "a cat", "--model", "file"], "file"),
     (["generate", "a cat", "--count", "2", "--colour", "red"], "Unknown option: --colour."),
-    (["generate"], "requires an argument"),
+    (["generate"], "There is no prompt."),
+    (["generate", "a cat", "--prompts", "file"], "A prompt and --prompts."),
+    (["generate", "--prompts", "nothing.txt"], "It is not there."),
+    (["generate", "a cat", "--replay", "forge"], 'replay profile "forge" is not known.'),
+    (["generate", "a cat", "--sign", "file"], "--sign or --key alone."),
+    (["generate", "a cat", "--sign", "file", "--key", "file"], "no PEM file"),
+    (["sheet"], "There is no picture."),
+    (["sheet", "plain.png", "--cell", 1], "--cell 1."),
+    (["sheet", "plain.png", "--columns", 0], "0 columns"),
+    (["info", "file"], "not a picture"),
+    (["models", "nothing"], "nothing"),
     (["generte", "a cat"], 'Unknown command "generte".'),
     (["again", "nothing.png"], "cannot be read. It is not there."),
     (["again", "file"], "This is not a picture"),
@@ -419,11 +429,14 @@ def test_again_names_what_differs_in_the_key(
     assert "threads" not in run(capfd, "again", "a.png", "--model", model)[2]
 
 
-def test_again_of_a_foreign_picture_only_anyway(capfd: pytest.CaptureFixture[str], model: str, tmp_path: Path) -> None:
+def test_again_of_a_foreign_picture_needs_a_model(
+    capfd: pytest.CaptureFixture[str], model: str, tmp_path: Path
+) -> None:
     foreign(tmp_path / "a.png")
-    code, out, err = run(capfd, "again", "a.png", "--model", model, "--anyway")
+    assert run(capfd, "again", "a.png")[0] == 2
+    code, out, err = run(capfd, "again", "a.png", "--model", model)
     assert code == 0
-    assert "words, settings and noise are the same" in err
+    assert err == ""
     assert out.startswith("a-again.png  seed 1  different")
     with Image.open("a-again.png") as picture:
         assert "Sampler: Euler a" in picture.text["parameters"]  # type: ignore[attr-defined]

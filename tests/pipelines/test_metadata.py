@@ -45,7 +45,7 @@ def record(
     prompt: str = "a cat", negative: str = "", digest: str = DIGEST, name: str = "pocket", **wishes: object
 ) -> Record:
     request = Request(prompt, negative, seeds=(7,), **wishes).resolved(SD15)  # type: ignore[arg-type]
-    return record_of(request, Model(name, digest, "SD15"), KEY)
+    return record_of(request, Model(name, digest, "SD15", digest), KEY)
 
 
 def through_a_file(made: Record, format: str) -> metadata.Found:
@@ -134,7 +134,7 @@ def test_infotext_is_read_back(request: Request) -> None:
         resolved = request.resolved(SD15)
     except UserError:
         return
-    text = infotext(record_of(resolved, Model('a "b": c, d', DIGEST, "SD15"), KEY))
+    text = infotext(record_of(resolved, Model('a "b": c, d', DIGEST, "SD15", DIGEST), KEY))
     info = parse_infotext(text)
     assert (info.prompt, info.negative) == (request.prompt, request.negative)
     assert info.settings["Model"] == 'a "b": c, d'

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aquatint.base.errors import unknown
+from aquatint.base.errors import UserError, unknown
 from aquatint.base.noise import PRIOR, STEP, WORD, Noise, philox
 
 # draw(seed, size, number) -> the number-th tensor of `size` normal deviates that a generator gives, float32, flat
@@ -25,14 +25,19 @@ class Replay(Noise):
 
     delta   added to the seed for the noise of steps, which then comes from a generator of its own (A1111's ENSD;
             ComfyUI adds 1 on the CPU); with 0 the generator of the first noise goes on
+    late    the generator of the steps' noise, if it is another kind: then it begins anew, whatever delta is
+    place, of   each draw is made for `of` pictures at once, and row i is the one at `place` (ComfyUI's batches)
     """
 
-    def __init__(self, seeds: Sequence[int], draw: Draw, delta: int = 0) -> None:
+    def __init__(
+        self, seeds: Sequence[int], draw: Draw, delta: int = 0, *, late: Draw | None = None, place: int = 0, of: int = 1
+    ) -> None:
         super().__init__(seeds)
-        self._draw, self.delta = draw, delta
+        assert 0 <= place < of, f"picture {place} of {of}"
+        self._draw, self.delta, self._late, self.place, self.of = draw, delta, late, place, of
 
     def __getitem__(self, rows: slice) -> "Replay":
-        return Replay(self.seeds[rows], self._draw, self.delta)
+        return Replay(self.seeds[rows], self._draw, self.delta, late=self._late, place=self.place, of=self.of)
 
     def normal(
         self, shape: tuple[int, ...], *, step: int = 0, draw: int = 0, device: torch.device | str | None = None
@@ -40,11 +45,13 @@ class Replay(Noise):
         """Standard normal deviates, float32 [b, *shape]."""
         if draw not in (PRIOR, STEP):
             return super().normal(shape, step=step, draw=draw, device=device)
-        own = draw == STEP and self.delta != 0
+        own = draw == STEP and (self.delta != 0 or self._late is not None)
         number = 0 if draw == PRIOR else step if own else step + 1
         seeds = [seed + self.delta if own else seed for seed in self.seeds]
-        rows = [self._draw(seed, math.prod(shape), number).reshape(shape) for seed in seeds]
-        return torch.stack(rows).to(device or "cpu")
+        take = self._late if own and self._late is not None else self._draw
+        size = math.prod(shape)
+        drawn = [take(seed, size * self.of, number)[size * self.place :][:size] for seed in seeds]
+        return torch.stack([row.reshape(shape) for row in drawn]).to(device or "cpu")
 
 
 def torch_cpu(seed: int, size: int, number: int) -> Tensor:
@@ -54,7 +61,8 @@ def torch_cpu(seed: int, size: int, number: int) -> Tensor:
     (Box and Muller 1958); the last 16 of a size that 16 does not divide are drawn anew. Below 16 torch goes another
     way, which no latents need. Equal to torch's to rounding: its logarithm and cosine differ between machines.
     """
-    assert size >= 16, f"{size} numbers; torch draws fewer than 16 in another way"
+    if size < 16:
+        raise UserError(f'The noise source "cpu" for a picture of {size} latent numbers.', "At least 16 x 16 pixels.")
     taken = size if size % 16 == 0 else size + 16
     words = np.frombuffer(np.random.RandomState(seed & WORD).bytes(4 * taken * (number + 1)), dtype="<u4")
     uniform = (words[taken * number :] & (2**24 - 1)).astype(np.float32) * np.float32(2.0**-24)
@@ -80,12 +88,15 @@ def torch_cuda(seed: int, size: int, number: int) -> Tensor:
     return torch.from_numpy(radius * np.sin(_float32(v) * turn + turn / 2))
 
 
-def noise_from(source: str, seeds: Sequence[int], delta: int = 0) -> Noise:
+def noise_from(source: str, seeds: Sequence[int], delta: int = 0, *, place: int = 0, of: int = 1) -> Noise:
     """The noise of a named source for these seeds; UserError for a source that is not known."""
     if source not in SOURCES:
         raise unknown("noise source", source, SOURCES)
-    draw = SOURCES[source]
-    return Noise(seeds) if draw is None else Replay(seeds, draw, delta)
+    draws = SOURCES[source]
+    if draws is None:
+        return Noise(seeds)
+    first, late = draws
+    return Replay(seeds, first, delta, late=late, place=place, of=of)
 
 
 def _box_muller(uniform: np.ndarray) -> np.ndarray:
@@ -100,4 +111,10 @@ def _float32(words: Tensor) -> np.ndarray:
     return words.numpy().astype(np.uint32).astype(np.float32)
 
 
-SOURCES: dict[str, Draw | None] = {"aquatint": None, "cpu": torch_cpu, "nv": torch_cuda}
+# The generator of the first noise, and that of the steps' where it is another (ComfyUI and InvokeAI on a card).
+SOURCES: dict[str, tuple[Draw, Draw | None] | None] = {
+    "aquatint": None,
+    "cpu": (torch_cpu, None),
+    "nv": (torch_cuda, None),
+    "cpu+nv": (torch_cpu, torch_cuda),
+}

@@ -76,6 +76,7 @@ def merged(bundle: "Bundle", loras: Sequence[Lora]) -> "Bundle":
         **parts,
         name="+".join([bundle.name, *dict.fromkeys(lora.name for lora in loras)]),
         digest=digest_of(family, whole, None),
+        file=None,
         texts={**texts, "modelspec.merged_from": ", ".join(names)},
     )
 

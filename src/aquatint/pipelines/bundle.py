@@ -31,6 +31,7 @@ from aquatint.pipelines.request import Request
 from aquatint.pipelines.shelf import Shelf, shelf
 from aquatint.pipelines.steering import Controls, open_controls
 from aquatint.pipelines.vocabulary import Vocabulary
+from aquatint.weights.whole import Whole
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Bundle:
     learned      the files that they are from
     shelf        LoRAs that a request may name;  controls: ControlNets and their like
     notes, texts   what was assumed when it was opened; the texts that came with the weights (modelspec.*)
+    file           the one file that the weights are from, whose sha256 goes into records; None: none does
     """
 
     unet: UNet
@@ -66,11 +68,12 @@ class Bundle:
     texts: Mapping[str, str] = field(default_factory=dict)
     text2: TextEncoder | None = None
     tokenizer2: Tokenizer | None = None
+    file: Whole | None = None
 
     @property
     def model(self) -> Model:
-        """Which weights these are, for records."""
-        return Model(self.name, self.digest, self.family.name)
+        """Which weights these are, for records; the first call reads the model's file once more, for its sha256."""
+        return Model(self.name, self.digest, self.family.name, self.file.sha256 if self.file else "")
 
     @property
     def key(self) -> runtime.Key:
@@ -167,6 +170,7 @@ def load(
     partial: bool = False,
     controls: Sequence[str | Path] | Mapping[str, Path] = (),
     image_encoder: str | Path | None = None,
+    hashed: bool = True,
     **options: Any,
 ) -> Bundle:
     """Open a model and put it where it can paint; without a source, the pocket model that the package carries.
@@ -179,6 +183,7 @@ def load(
     embeddings           textual inversions, whose names are words of prompts then
     controls             ControlNets, T2I-Adapters and IP-Adapters that requests may name; image_encoder is what the
               last look with: CLIP's image half, as a file or folder
+    hashed    whether the sha256 of a single file goes into records (infotext's "Model hash"): seconds for 4 GB, once
     options   of weights.open_model: ema, variant, revision, prediction, tokenizer
 
     Raises UserError for a source that is not there, not whole, or not Stable Diffusion.
@@ -211,6 +216,7 @@ def load(
         text2=None if opened.text2 is None else opened.text2.to(where),
         tokenizer2=opened.tokenizer2,
         controls=steers.built(opened.family, where, kind),
+        file=Whole(opened.file) if hashed and opened.file else None,
     )
     return with_embeddings(bundle, embeddings)
 

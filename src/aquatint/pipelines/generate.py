@@ -30,6 +30,7 @@ from aquatint.pipelines.prompt import parse
 from aquatint.pipelines.record import File, record_of
 from aquatint.pipelines.request import Request, Resolved
 from aquatint.pipelines.steering import Steering, steering
+from aquatint.pipelines.stream import Stream
 
 Course = Generator[Progress, None, None]
 
@@ -114,13 +115,14 @@ def _picture(plan: _Plan, pair: Pair, known: _Known | None, progress: Progress, 
     """One picture from its seed: noise, steps, decoder."""
     began = time.perf_counter()
     bundle, request = plan.bundle, plan.request
-    sampler, noise = SAMPLERS[request.sampler], noise_from(request.noise, (progress.seed,), request.ensd)
+    sampler, stream = SAMPLERS[request.sampler], request.stream or Stream()
+    noise = noise_from(request.noise, (progress.seed,), request.ensd, place=stream.place, of=stream.of)
     eps = noise.normal(bundle.latent_shape(request.width, request.height), draw=PRIOR, device=bundle.device)
-    start = plan.schedule.prior(plan.levels[0], eps, sampler.start)
+    options = {name: value for name, value in request.options if name not in options_of(request.grid)}
+    start = plan.schedule.prior(plan.levels[0], eps, options.pop("start", sampler.start))
     if known is not None:
         start = known.start(start, plan.levels[0], eps, noise)
         pair = wrapped(partial(known.holding, eps=eps), pair)
-    options = {name: value for name, value in request.options if name not in options_of(request.grid)}
     options |= {} if request.eta is None else {"eta": request.eta}
     seconds = {"text": text, "steps": 0.0, "decode": 0.0}
     for step in sampler(first(pair), start, plan.levels, noise, schedule=plan.schedule, pair=pair, **options):

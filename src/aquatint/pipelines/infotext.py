@@ -25,8 +25,11 @@ class Infotext:
 
 
 def infotext(record: Record) -> str:
-    """The record as AUTOMATIC1111's web UI would write it, its keys in that program's order."""
-    request, digest = record.request, record.model.digest
+    """The record as AUTOMATIC1111's web UI would write it, its keys in that program's order, ours behind them.
+
+    Hashes are the files' own: of a model that is no single file there is none, and none is written.
+    """
+    request, file = record.request, record.model.file
     settings: dict[str, Any] = {
         "Steps": request.steps,
         "Sampler": _label(SAMPLER_NAMES, request.sampler),
@@ -34,13 +37,15 @@ def infotext(record: Record) -> str:
         "CFG scale": _scale(request),
         "Seed": record.seed,
         "Size": f"{request.width}x{request.height}",
-        "Model hash": digest[:10] or None,
+        "Model hash": file[:10] or None,
         "Model": record.model.name,
+        "VAE hash": _of(record, "vae", "sha256"),
+        "VAE": _of(record, "vae", "name"),
         "Denoising strength": request.edit.strength if request.edit else None,
         "Clip skip": request.clip_skip if (request.clip_skip or 1) > 1 else None,
-        "Eta DDIM" if request.sampler == "ddim" else "Eta": request.eta or None,
         "ENSD": request.ensd or None,
-        "RNG": {"cpu": "CPU", "nv": "NV"}.get(request.noise),
+        "RNG": _RNG.get(request.noise),
+        "Eta DDIM" if request.sampler == "ddim" else "Eta": request.eta or None,
         "CFG rescale": request.rescale or None,
         **words_of(request.guiding),
         "Mask blur": request.edit.blur if request.edit and request.edit.mask else None,
@@ -48,19 +53,52 @@ def infotext(record: Record) -> str:
         "Masked area padding": request.edit.padding if request.edit and request.edit.masked else None,
         "Lora hashes": _hashes(record, "lora"),
         "TI hashes": _hashes(record, "embedding"),
-        "Hashes": json.dumps({"model": digest[:10]}) if digest else None,
+        "Hashes": _resources(record),
+        **_own(request),
         "Version": f"aquatint {record.aquatint}",
     }
     line = ", ".join(
-        f"{key}: {value if key == 'Hashes' else _quoted(value)}" for key, value in settings.items() if value is not None
+        key if value == key else f"{key}: {value if key == 'Hashes' else _quoted(value)}"
+        for key, value in settings.items()
+        if value is not None
     )
     negative = f"\nNegative prompt: {request.negative}" if request.negative else ""
     return f"{request.prompt}{negative}\n{line}"
 
 
+def _own(request: Request) -> dict[str, Any]:
+    """What A1111 has no key for, so that an infotext of ours is read back whole (but for an edit's pictures)."""
+    loras = [config.to_data(lora) for lora in request.loras]
+    return {
+        "Grammar": request.grammar if request.grammar != "a1111" else None,
+        "Options": json.dumps(dict(request.options)) if request.options else None,
+        "Loras": json.dumps(loras) if loras else None,
+        "Stream": f"{request.stream.place} of {request.stream.of}" if request.stream else None,
+    }
+
+
+def _of(record: Record, kind: str, what: str) -> str | None:
+    """The name, or the first ten digits of the sha256, of the one file of a kind."""
+    for file in record.files:
+        if file.kind == kind:
+            return file.name if what == "name" else file.sha256[:10]
+    return None
+
+
 def _hashes(record: Record, kind: str) -> str | None:
     """Files of a kind as web UIs name them: "name: hash, name: hash"."""
     return ", ".join(f"{file.name}: {file.hash[:12]}" for file in record.files if file.kind == kind) or None
+
+
+def _resources(record: Record) -> str | None:
+    """The files by kind and name with ten digits of their sha256, as JSON without quotes: what Civitai looks for."""
+    prefix = {"lora": "lora:", "embedding": "embed:", "vae": "vae"}
+    found = {"model": record.model.file[:10]} if record.model.file else {}
+    for file in record.files:
+        if file.kind in prefix:
+            found[prefix[file.kind] + (file.name if file.kind != "vae" else "")] = file.sha256[:10]
+    # readers look for the first closing brace: one in a name is written as an escape
+    return json.dumps(found)[:-1].replace("}", "\\u007d") + "}" if found else None
 
 
 def parse_infotext(text: str) -> Infotext:
@@ -103,8 +141,25 @@ def request_from(info: Infotext) -> Request:
         "clip_skip": _int(settings.get("Clip skip", "")),
         "eta": _float(settings.get("Eta DDIM", settings.get("Eta", ""))),
         "guiding": guiding_from(settings),
+        **_own_words(settings),
     }
     return config.from_data(Request, words)
+
+
+def _own_words(settings: Mapping[str, str]) -> dict[str, Any]:
+    """The fields that only our own infotexts have."""
+    if not settings.get("Version", "").startswith("aquatint"):
+        return {}
+    words: dict[str, Any] = {"grammar": settings["Grammar"]} if "Grammar" in settings else {}
+    if "Options" in settings:
+        options = config.parse(settings["Options"])
+        words["options"] = [list(pair) for pair in options.items()] if isinstance(options, dict) else options
+    if "Loras" in settings:
+        words["loras"] = config.parse(settings["Loras"])
+    if "Stream" in settings:
+        place, _, of = settings["Stream"].partition(" of ")
+        words["stream"] = {"place": _int(place), "of": _int(of)}
+    return words
 
 
 def _scale(request: Request) -> float | None:
@@ -118,16 +173,57 @@ def _shares(sampler: str | None) -> float:
     return SHARE if sampler == "ddim_cfg_pp" else 1.0
 
 
-_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-_HASHES = re.compile(r"(?:^|, )Hashes: (\{[^}]*\})")
+_KEY = re.compile(r"\w[\w \-/]+\Z")
+_QUOTED = re.compile(r'"(?:\\.|[^\\"])++"(?=,|\Z)')
+_BARE = ("Hashes", "Civitai resources", "Civitai metadata")  # JSON that stands there without quotes
+_JSON = json.JSONDecoder()
 
 
 def _settings(line: str) -> dict[str, str]:
-    hashes = _HASHES.search(line)  # the one value that stands there with commas and colons, but without quotes
-    if hashes:
-        line = line[: hashes.start()] + line[hashes.end() :]
-    found = {key.strip(): _unquoted(value) for key, value in _PAIR.findall(line)}
-    return found | {"Hashes": hashes.group(1)} if hashes else found
+    """All pairs of a line, as A1111's pattern finds them (it stands in the tests).
+
+    That pattern takes the square of the time for lines that somebody made for it; this goes from colon to colon.
+    """
+    found: dict[str, str] = {}
+    at = 0
+    while (colon := line.find(":", at)) >= 0:
+        key = _key(line, at, colon)
+        if not key:
+            at = colon + 1
+            continue
+        begin = colon + 1
+        while begin < len(line) and line[begin].isspace():
+            begin += 1
+        end = _end(line, begin, "" if key in found else key)
+        found[key] = _unquoted(line[begin:end])
+        at = end + 1
+    return found
+
+
+def _key(line: str, low: int, colon: int) -> str:
+    """The key that ends before a colon: word characters, blanks, - and /, two or more, the first of the word kind."""
+    begin = colon
+    while begin > low and (line[begin - 1].isalnum() or line[begin - 1] in "_ -/"):
+        begin -= 1
+    while begin < colon and not (line[begin].isalnum() or line[begin] == "_"):
+        begin += 1
+    key = line[begin:colon]
+    return key.strip() if _KEY.match(key) else ""
+
+
+def _end(line: str, begin: int, key: str) -> int:
+    """Where a value ends: after its quotes, after the JSON of the keys that have it bare, else at the next comma."""
+    if quoted := _QUOTED.match(line, begin):
+        return quoted.end()
+    if key in _BARE and line[begin : begin + 1] in ("{", "["):
+        try:
+            end = _JSON.raw_decode(line, begin)[1]
+        except (ValueError, RecursionError):
+            end = -1
+        if end == len(line) or line[end : end + 1] == ",":
+            return end
+    comma = line.find(",", begin)
+    return len(line) if comma < 0 else comma
 
 
 def _source(settings: dict[str, str]) -> str:
@@ -136,7 +232,7 @@ def _source(settings: dict[str, str]) -> str:
     Without a word the web UI drew on the graphics card, whose generator "nv" is.
     """
     if "RNG" in settings:
-        return "cpu" if settings["RNG"] == "CPU" else "nv"
+        return _SOURCES.get(settings["RNG"], "nv")
     return "aquatint" if settings.get("Version", "").startswith("aquatint") else "nv"
 
 
@@ -178,3 +274,28 @@ def _float(text: str) -> float | None:
         return float(text) if text else None
     except ValueError:
         raise UserError(f'"{text[:40]}" stands where the infotext should have a number.') from None
+
+
+_RNG = {"cpu": "CPU", "nv": "NV", "cpu+nv": "CPU+NV"}
+_SOURCES = {label: source for source, label in _RNG.items()}
+# The keys that request_from reads. Who adds a field adds its key here; what is not here is told as left out.
+READ = frozenset(
+    (
+        "Steps",
+        "Sampler",
+        "Schedule type",
+        "CFG scale",
+        "Seed",
+        "Size",
+        "RNG",
+        "ENSD",
+        "Clip skip",
+        "Eta",
+        "Eta DDIM",
+        "CFG rescale",
+        "Grammar",
+        "Options",
+        "Loras",
+        "Stream",
+    )
+)

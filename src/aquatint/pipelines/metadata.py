@@ -11,7 +11,8 @@ Nothing that is written depends on the hour or on the other pictures of a reques
 import html
 import io
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -28,23 +29,32 @@ MARK, MARK_OF_EDITS = f"{_KINDS}trainedAlgorithmicMedia", f"{_KINDS}compositeWit
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 _XMP_CHUNK = "XML:com.adobe.xmp"
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
-_RECORD = re.compile(r"<aquatint:record>(.*?)</aquatint:record>", re.DOTALL)
+_RECORD = ("<aquatint:record>", "</aquatint:record>")
 _OTHERS = {
     "prompt": "ComfyUI prompt",
     "workflow": "ComfyUI workflow",
     "invokeai_metadata": "InvokeAI metadata",
     "invokeai_graph": "InvokeAI graph",
+    "invokeai_workflow": "InvokeAI workflow",
+    "sd-metadata": "InvokeAI 2 metadata",
+    "Dream": "InvokeAI 2 command",
 }
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a file says: our record as JSON, the infotext, whether it is marked as made by AI, what others wrote."""
+    """What a file says: our record as JSON, the infotext, whether it is marked as made by AI, what others wrote.
+
+    others, texts   the names of other programs' entries that are there; those entries themselves, by their keys
+    xmp             the XMP packet, "" if there is none
+    """
 
     record: str | None
     infotext: str | None
     marked: bool
     others: tuple[str, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    xmp: str = ""
 
 
 def encode(image: Image.Image, record: Record, format: str = "png") -> bytes:
@@ -84,13 +94,17 @@ def find(image: Image.Image) -> Found:
     packet = info.get(_XMP_CHUNK) or info.get("xmp") or ""
     packet = packet.decode("utf-8", errors="replace") if isinstance(packet, bytes) else str(packet)
     data, text = info.get("aquatint"), info.get("parameters")
-    if data is None and (inside := _RECORD.search(packet)):
-        data = html.unescape(inside.group(1))
+    if data is None and _RECORD[0] in packet:
+        inside, closed, _ = packet.partition(_RECORD[0])[2].partition(_RECORD[1])
+        data = html.unescape(inside) if closed else None
     if text is None:
         text = _user_comment(image)
-    others = tuple(name for key, name in _OTHERS.items() if key in info)
+    texts = {key: str(info[key]) for key in _OTHERS if key in info}
+    others = tuple(_OTHERS[key] for key in texts)
     marked = MARK in packet or MARK_OF_EDITS in packet
-    return Found(None if data is None else str(data), None if text is None else str(text), marked, others)
+    return Found(
+        None if data is None else str(data), None if text is None else str(text), marked, others, texts, packet
+    )
 
 
 def format_of(name: str) -> str:

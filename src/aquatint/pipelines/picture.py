@@ -11,6 +11,7 @@ from torch import Tensor
 from aquatint.base import config, files
 from aquatint.pipelines import metadata
 from aquatint.pipelines.infotext import infotext
+from aquatint.pipelines.provenance import Signing, signed
 from aquatint.pipelines.record import Record
 from aquatint.pipelines.request import Request
 
@@ -22,11 +23,13 @@ class Picture:
     image     PIL, RGB
     record    the request for this one picture, the weights, the reproduction key
     seconds   what it took: "text", "steps", "decode" (not part of what is saved: the same picture, the same file)
+    flagged   what the safety checker found, if the request asked it; None if not (safety.py)
     """
 
     image: Image.Image
     record: Record
     seconds: Mapping[str, float] = field(default_factory=dict)
+    flagged: bool | None = None
 
     @property
     def seed(self) -> int:
@@ -42,17 +45,18 @@ class Picture:
         """The texts that a file of this picture carries: `parameters` (A1111's infotext) and `aquatint` (JSON)."""
         return {"parameters": infotext(self.record), "aquatint": config.to_json(self.record)}
 
-    def encode(self, format: str = "png") -> bytes:
-        """The bytes of a PNG, JPEG or WebP file with the metadata in it."""
-        return metadata.encode(self.image, self.record, format)
+    def encode(self, format: str = "png", signing: Signing | None = None) -> bytes:
+        """The bytes of a PNG, JPEG or WebP file with the metadata in it, signed if that is wanted (provenance.py)."""
+        data = metadata.encode(self.image, self.record, format)
+        return data if signing is None else signed(data, format, self.record, signing)
 
-    def save(self, path: str | Path, *, replace: bool = True) -> Path:
+    def save(self, path: str | Path, *, replace: bool = True, signing: Signing | None = None) -> Path:
         """Write a file, durably, in the format that its name says; returns the path.
 
         replace=False raises base.files.Taken where there is a file already.
         """
         path = Path(path)
-        files.write(path, self.encode(metadata.format_of(path.name)), replace=replace)
+        files.write(path, self.encode(metadata.format_of(path.name), signing), replace=replace)
         return path
 
     def _repr_png_(self) -> bytes:

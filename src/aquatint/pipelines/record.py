@@ -11,11 +11,18 @@ from aquatint.pipelines.request import Request, Resolved
 
 @dataclass(frozen=True)
 class Model:
-    """Which weights painted: a name for people, the sha256 of the weights ("" if unknown), and the family."""
+    """Which weights painted.
+
+    name     for people
+    digest   sha256 of the weights' values, the same in every format ("" if unknown)
+    family   the kind of Stable Diffusion
+    file     sha256 of the whole file, by which web UIs know a model; "" if it is not one file, or nobody asked
+    """
 
     name: str
     digest: str
     family: str
+    file: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.lora import checked as checked_loras
 from aquatint.pipelines.micro import Micro
 from aquatint.pipelines.prompt import GRAMMARS
+from aquatint.pipelines.stream import Stream
 
 LONGEST_PROMPT = 6_000  # characters; what any of them needs in a JPEG's or WebP's metadata still fits its 64 KiB
 LARGEST_SIDE = 4_096  # pixels
@@ -45,19 +46,22 @@ class Request:
     steps              how many times the net is asked (some samplers ask twice a step)
     sampler, grid      how the noise is taken away, and at which levels: names in SAMPLERS and GRIDS, or what other
                        programs call them (diffusion/names.py), which become ours here
-    options            of the sampler and the grid, by name: (("order", 2), ("rho", 5))
+    options            of the sampler and the grid, by name: (("order", 2), ("rho", 5)); each sampler takes "start": 1
+                       begins with unit noise, 0 with sigma * noise (NoiseSchedule.prior)
     guidance           how much more than probable the prompt is to count (Ho & Salimans 2022); 1 is not at all more
     rescale            how much of the contrast that guidance adds is taken back (Lin et al. 2023), 0 ... 1
     eta                share of fresh noise a step, 0 ... 1, for samplers that take it
     edit               the picture to begin from, and what of it is to change; None paints from noise alone
-    noise, ensd        whose random numbers: "aquatint" (ours), "cpu" or "nv" (torch's generators, base/replay.py), and
-                       what is added to the seed for the noise of steps (A1111's "ENSD"; not with ours)
+    noise, ensd        whose random numbers: "aquatint" (ours), "cpu", "nv" or "cpu+nv" (torch's generators,
+                       base/replay.py), and what is added to the seed for the noise of steps (A1111's "ENSD"; not
+                       with ours)
     grammar            how the prompts are read: a name in GRAMMARS (docs/prompts.md)
     clip_skip          which layer of the text encoder is read, counted from the end: 1 is the last; None the usual one
     micro              what Stable Diffusion XL is told beside the text (docs/families.md); None the usual
     loras              networks added to the weights, by their names on the bundle's shelf (docs/adapters.md)
     guiding            guidance beyond its scale: interval, thresholds, PAG, FreeU ... (docs/guidance.md)
     controls           pictures that steer the painting, and the bundle's controls that read them (docs/control.md)
+    stream             which picture of a batch that was drawn from one stream of noise (not of ours)
 
     Raises UserError for a value out of range.
     """
@@ -83,6 +87,7 @@ class Request:
     guiding: Guiding | None = None
     micro: Micro | None = None
     controls: tuple[Control, ...] = ()
+    stream: Stream | None = None
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)
@@ -111,6 +116,8 @@ class Request:
             raise UserError("The prompt is empty.", "A few words that say what to paint.")
         if self.ensd and self.noise == "aquatint":
             raise UserError(f"ensd = {self.ensd} with our own noise.", 'The noise sources "cpu" or "nv".')
+        if self.stream is not None and self.noise == "aquatint":
+            raise UserError("stream with our own noise.", 'The noise sources "cpu", "nv" or "cpu+nv".')
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -124,7 +131,7 @@ class Request:
             takers = sorted(taker for taker, sampler in SAMPLERS.items() if "eta" in sampler.options)
             raise UserError(f'The sampler "{name}" takes no eta.', f"Samplers that do: {', '.join(takers)}.")
         grid = self.grid or usual_grid(family, name)
-        takes = [*(other for other in options if other != "eta"), *options_of(grid)]
+        takes = [*(other for other in options if other != "eta"), *options_of(grid), "start"]
         for option, _ in self.options:
             if option not in takes:
                 raise UserError(

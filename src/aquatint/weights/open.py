@@ -43,6 +43,7 @@ class Opened:
     digest     sha256 of the float32 values under our names and of the family: the same in every format
     notes      what was assumed, for the user to read; `inspect` tells the rest
     metadata   the texts that came with the weights (modelspec.*)
+    file       the one file that all weights are from; None where there are several
     """
 
     family: Family
@@ -57,6 +58,7 @@ class Opened:
     vocabulary: str = ""
     text2: TextEncoder | None = None
     tokenizer2: Tokenizer | None = None
+    file: Path | None = None
 
     @property
     def nets(self) -> dict[str, nn.Module]:
@@ -110,6 +112,7 @@ def open_model(
         vocabulary=known,
         text2=cast(TextEncoder | None, nets.get("text2")),
         tokenizer2=second,
+        file=found.held.files[0].path if len(found.held.files) == 1 else None,
     )
 
 

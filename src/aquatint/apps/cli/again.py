@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from aquatint.apps.cli.adapters import Adapting, check_files, recorded
+from aquatint.apps.cli.elsewhere import settled, started
 from aquatint.apps.cli.generate import Machine, Source, line, open_bundle
 from aquatint.apps.cli.output import FORMATS, SUFFIXES, Output
 from aquatint.base import files
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from aquatint.pipelines.bundle import Bundle
+    from aquatint.pipelines.foreign import Account, Reading
     from aquatint.pipelines.picture import Picture
     from aquatint.pipelines.record import Record
     from aquatint.pipelines.request import Request
@@ -48,11 +50,12 @@ class Wanted:
     image: Annotated[Path | None, Parameter(help="The picture that it was painted from, if it is an edit.")] = None
     mask: Annotated[Path | None, Parameter(help="The mask of the edit.")] = None
     check: Annotated[bool, Parameter(help="Write nothing; exit with 1 if it comes out different.", negative="")] = False
+    place: Annotated[int | None, Parameter(help="Which picture of a ComfyUI batch it is, from 1.")] = None
     json: Annotated[bool, Parameter(help="Print one JSON line.", negative="")] = False
 
 
 def again(
-    picture: Annotated[Path, Parameter(help="A PNG, JPEG or WebP file that aquatint painted.")],
+    picture: Annotated[Path, Parameter(help="A PNG, JPEG or WebP file with its metadata.")],
     /,
     *,
     source: Source | None = None,
@@ -63,18 +66,22 @@ def again(
     """Paint a picture again from its own metadata, and compare.
 
     With the same weights and an equal reproduction key the pixels repeat bit for bit; where something differs, it is
-    said what. Device, number format and threads are those that painted it, unless they are given.
+    said what. Device, number format and threads are those that painted it, unless they are given. Pictures of
+    AUTOMATIC1111, ComfyUI and InvokeAI are painted in their way as far as it goes, and it is told how far that is.
     """
     source, wanted = source or Source(), wanted or Wanted()
-    original, record, request, format = read(picture, wanted.anyway)
-    request = with_pictures(request, wanted.image, wanted.mask)
-    check_named(record, source, wanted.anyway)
+    original = read(picture)
+    record, request, format = original.record, asked(original, wanted), original.format
+    check_named(original, source, wanted.anyway)
     suffix = picture.suffix if picture.suffix.lower() in FORMATS else SUFFIXES[format]
     beside = str(picture.with_name(f"{picture.stem}-again{suffix}"))
     output = None if wanted.check else Output(wanted.out or beside, None, 1)
     try:
         bundle = open_bundle(source, as_recorded(machine or Machine(), record), recorded(adapting, record))
-        told = warnings(record, bundle, wanted.anyway)
+        account = None
+        if original.reading is not None:
+            request, account = settled(original.reading, bundle, request)
+        told = warnings(record, bundle, wanted.anyway) if account is None else account.told()
         for warning in told:
             print(f"note: {warning}", file=sys.stderr)
         check_files(record, bundle, request, wanted.anyway)
@@ -83,36 +90,55 @@ def again(
         if output is not None:
             output.abandon()
         raise
-    comparison = compare(original, painted, format)
+    comparison = compare(original.image, painted, format)
     path = output.write(painted.encode(output.format), request.prompt, painted.seed) if output else ""
-    show(painted, path, comparison, told, wanted.json)
+    show(painted, path, comparison, told, account, wanted.json)
     return 1 if wanted.check and comparison.largest else 0
 
 
-def read(path: Path, anyway: bool) -> "tuple[Image.Image, Record | None, Request, str]":
-    """The picture, its record (None if another program painted it), the request, and the file's format."""
+@dataclass(frozen=True)
+class Original:
+    """A picture's file: its pixels and format, and our record or else the reading of another program's words."""
+
+    image: "Image.Image"
+    format: str
+    record: "Record | None"
+    reading: "Reading | None"
+
+
+def read(path: Path) -> Original:
+    """What a file says; UserError if it says nothing of its making."""
     from aquatint.base import images
-    from aquatint.pipelines import infotext, metadata
+    from aquatint.pipelines import metadata
+    from aquatint.pipelines.reading import read_foreign
     from aquatint.pipelines.record import record_from
 
     data = files.read(path, limit=images.LARGEST_FILE)
-    original, format = images.decode(data), images.header(data).format
-    found = metadata.find(original)
+    image, format = images.decode(data), images.header(data).format
+    found = metadata.find(image)
     if found.record is not None:
-        record = record_from(found.record)
-        return original, record, record.request, format
-    if found.infotext is None:
+        return Original(image, format, record_from(found.record), None)
+    reading = read_foreign(found)
+    if reading is None:
         raise UserError(
             f'"{path}" does not say how it was made.', "A picture that aquatint painted, with its metadata."
         )
-    request = infotext.request_from(infotext.parse_infotext(found.infotext))
-    if not anyway:
-        raise UserError(
-            f'"{path}" was painted by another program, in its own way: it would be a similar picture at best.',
-            "A picture that aquatint painted.",
-            "--anyway paints the same words with the same settings and noise, on the model that you name.",
-        )
-    return original, None, request, format
+    return Original(image, format, None, reading)
+
+
+def asked(original: Original, wanted: Wanted) -> "Request":
+    """The request to paint, with the pictures of its edit."""
+    if original.record is not None:
+        if wanted.place is not None:
+            raise UserError("--place for a picture that aquatint painted.", "Leave it out: its record says it.")
+        return with_pictures(original.record.request, wanted.image, wanted.mask)
+    assert original.reading is not None, "one of the two is there"
+    request = started(original.reading, wanted.image, wanted.mask, wanted.anyway)
+    if wanted.place is None:
+        return request
+    if request.stream is None:
+        raise UserError(f"--place {wanted.place} for a picture of no batch.", "A picture of ComfyUI's batches.")
+    return replace(request, stream=replace(request.stream, place=wanted.place - 1))
 
 
 def with_pictures(request: "Request", image: Path | None, mask: Path | None) -> "Request":
@@ -139,13 +165,23 @@ def with_pictures(request: "Request", image: Path | None, mask: Path | None) -> 
     return replace(request, edit=replace(request.edit, image=found["image"], mask=found.get("mask")))
 
 
-def check_named(record: "Record | None", source: Source, anyway: bool) -> None:
+def check_named(original: Original, source: Source, anyway: bool) -> None:
     """No path or hub id stands in a record, and none would be followed: only the pocket model need not be named."""
-    if record is not None and source.model is None and record.model.family != POCKET and not anyway:
+    if source.model is not None or anyway:
+        return
+    record, reading = original.record, original.reading
+    if record is not None and record.model.family != POCKET:
         raise UserError(
             f'The picture was painted by "{record.model.name}" ({record.model.family}).',
             "Which file, folder or hub id that is.",
             "Name it with --model.",
+        )
+    if reading is not None:
+        named = f' with "{reading.model}"' if reading.model else ""
+        raise UserError(
+            f"The picture was painted by another program, {reading.program}{named}.",
+            "Which file, folder or hub id is to paint it here.",
+            "Name it with --model; --anyway takes the pocket model.",
         )
 
 
@@ -164,7 +200,7 @@ def as_recorded(machine: Machine, record: "Record | None") -> Machine:
 def warnings(record: "Record | None", bundle: "Bundle", anyway: bool) -> list[str]:
     """What is not as it was when the picture was painted; other weights are an error unless they are wanted."""
     if record is None:
-        return ["painted by another program: words, settings and noise are the same, and bits are not"]
+        return []
     told = []
     if record.model.digest != bundle.digest:
         difference = (
@@ -213,11 +249,16 @@ def compare(original: "Image.Image", painted: "Picture", format: str) -> Compari
     return Comparison(int(apart.max()), float((apart > 0).mean()))
 
 
-def show(painted: "Picture", path: str, comparison: Comparison, told: list[str], as_json: bool) -> None:
+def show(
+    painted: "Picture", path: str, comparison: Comparison, told: list[str], account: "Account | None", as_json: bool
+) -> None:
     """The result on standard output."""
+    from aquatint.base import config
+
     if as_json:
         facts: dict[str, Any] = line(painted, path, sum(painted.seconds.values()))
         facts |= {"equal": comparison.largest == 0, "largest": comparison.largest, "share": comparison.share}
-        print(json.dumps(facts | {"notes": told}, ensure_ascii=False), flush=True)
+        facts |= {"notes": told} | ({} if account is None else {"account": config.to_data(account)})
+        print(json.dumps(facts, ensure_ascii=False), flush=True)
     else:
         print("  ".join(part for part in (path, f"seed {painted.seed}", str(comparison)) if part), flush=True)

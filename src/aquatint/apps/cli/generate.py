@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from aquatint.apps.cli.adapters import Adapting, opening, read_loras, tell_notes
-from aquatint.apps.cli.chance import Chance, settled
+from aquatint.apps.cli.chance import Chance
 from aquatint.apps.cli.edit import Editing, read_edit
 from aquatint.apps.cli.guiding import Guidance, read_guiding
+from aquatint.apps.cli.many import Finish, Many, check_prompt, spread
 from aquatint.apps.cli.micro import Sizing, read_micro
 from aquatint.apps.cli.output import STANDARD_OUTPUT, Output
 from aquatint.base.errors import UserError
@@ -93,7 +94,9 @@ class Showing:
 
 
 def generate(
-    prompt: Annotated[str, Parameter(help="What to paint; - reads it from standard input.", allow_leading_hyphen=True)],
+    prompt: Annotated[
+        str | None, Parameter(help="What to paint; - reads it from standard input.", allow_leading_hyphen=True)
+    ] = None,
     /,
     *,
     wishes: Wishes | None = None,
@@ -105,22 +108,27 @@ def generate(
     adapting: Adapting | None = None,
     guidance: Guidance | None = None,
     sizing: Sizing | None = None,
+    many: Many | None = None,
 ) -> None:
     """Paint pictures for a prompt.
 
     Files are never overwritten: a name that is taken gets a number. Each holds the request that it came from, so that
     `aquatint again FILE` paints it anew.
     """
-    wishes, showing = wishes or Wishes(), showing or Showing()
-    request = replace(read_request(prompt, wishes), edit=read_edit(editing), loras=read_loras(adapting))
-    request = replace(request, guiding=read_guiding(guidance))
-    request = replace(request, micro=read_micro(sizing))
-    requests = settled(request, chance)
-    output = Output(showing.out, showing.format, wishes.count)
+    wishes, showing, many = wishes or Wishes(), showing or Showing(), many or Many()
+    words = check_prompt(prompt, many)
+    request = replace(read_request(words, wishes), edit=read_edit(editing), loras=read_loras(adapting))
+    request = replace(request, guiding=read_guiding(guidance), micro=read_micro(sizing))
+    requests = spread(request, many, chance)
+    finish = Finish(many)
+    output = Output(showing.out, showing.format, sum(len(one.seeds) for one in requests))
     try:
         bundle = open_bundle(source, machine, opening(adapting))
         for request in requests:
-            paint(bundle, request, output, showing)
+            request.resolved(bundle.family)
+        for request in requests:
+            paint(bundle, request, output, showing, finish)
+        finish.close()
     except BaseException:
         output.abandon()
         raise
@@ -190,7 +198,7 @@ def open_bundle(
     return load(source.model, **vars(machine), **source.options(), **(adapters or {}))
 
 
-def paint(bundle: "Bundle", request: "Request", output: Output, showing: Showing) -> None:
+def paint(bundle: "Bundle", request: "Request", output: Output, showing: Showing, finish: Finish) -> None:
     """Paint a request: progress and notes to standard error, one line a picture to standard output."""
     from aquatint.apps.cli.screen import Screen
     from aquatint.apps.cli.sketch import Sketch
@@ -210,7 +218,7 @@ def paint(bundle: "Bundle", request: "Request", output: Output, showing: Showing
                 if sketch is not None:
                     sketch.draw(progress)
                 continue
-            data = progress.picture.encode(output.format)
+            data = finish.encode(progress.picture, output.format)
             path = output.write(data, request.prompt, progress.seed)
             elapsed, began = time.perf_counter() - began, time.perf_counter()
             tell(progress.picture, path, elapsed, showing.json)

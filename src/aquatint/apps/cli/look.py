@@ -3,12 +3,15 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from aquatint.base import files
 from aquatint.base.errors import UserError
+
+if TYPE_CHECKING:
+    from aquatint.pipelines.metadata import Found
 
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
@@ -55,10 +58,11 @@ def is_picture(path: Path) -> bool:
     return start.startswith(_PICTURES) or (start[:4], start[8:]) == (b"RIFF", b"WEBP")
 
 
-def picture(path: Path) -> dict[str, Any]:
-    """What a picture's file says, as plain data."""
+def picture(path: Path, trust: Path | None = None) -> dict[str, Any]:
+    """What a picture's file says, as plain data; trust: certificates (PEM) of signers that are known."""
     from aquatint.base import config, images
     from aquatint.pipelines import infotext, metadata
+    from aquatint.pipelines.provenance import credentials
     from aquatint.pipelines.record import record_from
 
     data = files.read(path, limit=images.LARGEST_FILE)
@@ -79,7 +83,30 @@ def picture(path: Path) -> dict[str, Any]:
             facts["record_unreadable"] = str(error)
     if found.infotext is not None:
         facts["parameters"] = config.to_data(infotext.parse_infotext(found.infotext))
+    if found.record is None:
+        facts |= elsewhere(found)
+    anchors = None if trust is None else files.read(trust, limit=2**20)
+    signed = credentials(data, head.format, anchors)
+    if signed is not None:
+        facts["credentials"] = config.to_data(signed)
+    if found.xmp:
+        facts["xmp_bytes"] = len(found.xmp)
     return facts
+
+
+def elsewhere(found: "Found") -> dict[str, Any]:
+    """How `again` reads another program's picture, or why it cannot."""
+    from aquatint.base import config
+    from aquatint.pipelines.reading import read_foreign
+
+    try:
+        reading = read_foreign(found)
+    except UserError as error:
+        return {"reading_refused": str(error)}
+    if reading is None:
+        return {}
+    fields = ("program", "profile", "model", "model_hash", "start", "request", "account")
+    return {"reading": {field: config.to_data(getattr(reading, field)) for field in fields}}
 
 
 def show(facts: dict[str, Any], json: bool) -> None:
@@ -94,9 +121,16 @@ def lines(facts: dict[str, Any], indent: str = "") -> list[str]:
         if isinstance(value, dict):
             told += [f"{indent}{name}", *lines(value, indent + "  ")]
         elif value not in (None, "", []):
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            text = ", ".join(map(_item, value)) if isinstance(value, list) else str(value)
             told.append(f"{indent}{name:<{width}}  {text}".replace("\n", f"\n{indent}{'':<{width}}  "))
     return told
+
+
+def _item(value: Any) -> str:
+    """One of a list: of an object, what its fields say."""
+    if not isinstance(value, dict):
+        return str(value)
+    return " ".join(str(part) for part in value.values() if part not in (None, "", []))
 
 
 def as_json(data: Any) -> str:

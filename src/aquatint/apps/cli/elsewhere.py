@@ -1,0 +1,97 @@
+"""Pictures of other programs for `aquatint again`: what of them can be repeated with this model and these files."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aquatint.base.errors import UserError
+
+if TYPE_CHECKING:
+    from aquatint.pipelines.bundle import Bundle
+    from aquatint.pipelines.foreign import Account, Notes, Reading
+    from aquatint.pipelines.request import Request
+
+
+def started(reading: "Reading", image: Path | None, mask: Path | None, anyway: bool) -> "Request":
+    """The request with the picture that it was painted over; UserError if that is not given, but for --anyway."""
+    start, request = reading.start, reading.request
+    if start is None:
+        if image is not None or mask is not None:
+            raise UserError("--image or --mask for a picture that is no edit.", "Neither.")
+        return request
+    missing = "image" if image is None else "mask" if start.mask and mask is None else ""
+    if missing:
+        if anyway:
+            return request
+        named = f' "{start.name}"' if start.name and missing == "image" else ""
+        raise UserError(
+            f"The picture was painted over another{named}, which its file does not hold.",
+            "That file, and the mask if there was one.",
+            f"Give it with --{missing}, or paint from noise with --anyway.",
+        )
+    from aquatint.base import config
+    from aquatint.pipelines.edit import Edit
+    from aquatint.pipelines.given import given
+
+    assert image is not None, "it is missing otherwise"
+    words = {
+        "image": given(image),
+        "mask": None if mask is None else given(mask),
+        "strength": start.strength,
+        "masked": start.masked and mask is not None,
+        "fill": start.fill,
+        "fit": "exact" if request.width is None else "stretch",
+    }
+    words |= {name: value for name, value in (("blur", start.blur), ("padding", start.padding)) if value is not None}
+    edit = config.from_data(Edit, words)
+    return replace(request, edit=edit)
+
+
+def settled(reading: "Reading", bundle: "Bundle", request: "Request") -> "tuple[Request, Account]":
+    """The request without what is not here, and the account with model and LoRAs in it."""
+    from aquatint.pipelines.foreign import Notes
+
+    said = reading.account
+    notes = Notes(list(said.honoured), list(said.changed), list(said.ignored))
+    if reading.start is not None and request.edit is None:
+        notes.ignore("image", reading.start.name, "it was painted over a picture; this is painted from noise")
+    _model(reading, bundle, notes)
+    return _loras(reading, bundle, request, notes), notes.account()
+
+
+def _model(reading: "Reading", bundle: "Bundle", notes: "Notes") -> None:
+    """Whether the weights are those that the file names, by their hash or, failing that, by their name."""
+    hashed = bundle.file.sha256 if bundle.file and reading.model_hash else ""
+    if reading.model_hash and hashed.startswith(reading.model_hash):
+        notes.honour("model hash", reading.model_hash)
+    elif hashed:
+        why = f'this is "{bundle.name}", {hashed[:10]}: other weights, another picture'
+        notes.change("model hash", reading.model_hash, why)
+    elif reading.model:
+        why = f'this is "{bundle.name}"; nothing tells whether its weights are the same'
+        notes.change("model", reading.model, why)
+
+
+def _loras(reading: "Reading", bundle: "Bundle", request: "Request", notes: "Notes") -> "Request":
+    """LoRAs that are on the shelf; the others leave the request, and their tags its prompt."""
+    from aquatint.pipelines.prompt import tags_of
+    from aquatint.weights.loras import open_lora
+
+    hashes, kept, prompt = dict(reading.lora_hashes), [], request.prompt
+    tags = [tag for tag in tags_of(prompt, request.grammar) if tag.kind != "hypernet"]
+    there = {}
+    for name in dict.fromkeys([*(lora.name for lora in request.loras), *(tag.name for tag in tags)]):
+        try:
+            there[name] = open_lora(bundle.shelf.find(name)).hash
+        except UserError:
+            notes.ignore("lora", name, "no file of that name was given (--lora FILE, --lora-folder FOLDER)")
+            continue
+        if name in hashes and hashes[name] and not there[name].startswith(hashes[name]):
+            notes.change("lora", name, f"its hash was {hashes[name]}, and is {there[name][:12]}")
+        else:
+            notes.honour("lora", name)
+    kept = [lora for lora in request.loras if lora.name in there]
+    for tag in reversed(tags):
+        if tag.name not in there:
+            prompt = prompt[: tag.start] + prompt[tag.end :]
+    return replace(request, loras=tuple(kept), prompt=prompt if prompt.strip() else request.prompt)

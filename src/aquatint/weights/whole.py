@@ -1,0 +1,22 @@
+"""The sha256 of a model's one file, by which web UIs and sites know it; counted when somebody asks, and then kept."""
+
+from functools import cached_property
+from pathlib import Path
+
+from aquatint.base import files
+
+
+class Whole:
+    """A file and its sha256 over all bytes.
+
+    Reading 4 GB again takes seconds (they are in the system's memory by then), so it happens once for an opened model,
+    when its first record is written, and not at all where nobody paints.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def sha256(self) -> str:
+        """In hexadecimal; UserError if the file is no longer there."""
+        return files.measure(self.path)[1]
