@@ -30,6 +30,7 @@ from aquatint.pipelines.record import File, Model
 from aquatint.pipelines.request import Request
 from aquatint.pipelines.shelf import Shelf, shelf
 from aquatint.pipelines.vocabulary import Vocabulary
+from aquatint.weights.safety import OpenedChecker, open_safety
 from aquatint.weights.whole import Whole
 
 
@@ -46,6 +47,7 @@ class Bundle:
     shelf        LoRAs that a request may name
     notes, texts   what was assumed when it was opened; the texts that came with the weights (modelspec.*)
     file           the one file that the weights are from, whose sha256 goes into records; None: none does
+    safety         the safety checker that requests may ask
     """
 
     unet: UNet
@@ -65,6 +67,7 @@ class Bundle:
     notes: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     file: Whole | None = None
+    safety: OpenedChecker | None = None
 
     @property
     def model(self) -> Model:
@@ -164,6 +167,7 @@ def load(
     embeddings: Sequence[str | Path] = (),
     partial: bool = False,
     hashed: bool = True,
+    safety: str | Path | None = None,
     **options: Any,
 ) -> Bundle:
     """Open a model and put it where it can paint; without a source, the pocket model that the package carries.
@@ -175,11 +179,13 @@ def load(
               also takes files whose layers do not all fit
     embeddings           textual inversions, whose names are words of prompts then
     hashed    whether the sha256 of a single file goes into records (infotext's "Model hash"): seconds for 4 GB, once
+    safety    the folder or file of a safety checker, for requests that ask it
     options   of weights.open_model: ema, variant, revision, prediction, tokenizer
 
     Raises UserError for a source that is not there, not whole, or not Stable Diffusion.
     """
     ready = shelf(loras, lora_folder, partial=partial)
+    checker = None if safety is None else open_safety(safety)
     where = runtime.choose_device(device)
     kind, count = runtime.choose_dtype(dtype, where), runtime.choose_threads(threads)
     runtime.keep_pages()
@@ -204,6 +210,7 @@ def load(
         texts=opened.metadata,
         shelf=ready,
         file=Whole(opened.file) if hashed and opened.file else None,
+        safety=checker,
     )
     return with_embeddings(bundle, embeddings)
 

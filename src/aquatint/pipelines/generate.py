@@ -27,6 +27,7 @@ from aquatint.pipelines.picture import Picture, Progress
 from aquatint.pipelines.prompt import parse
 from aquatint.pipelines.record import File, record_of
 from aquatint.pipelines.request import Request, Resolved
+from aquatint.pipelines.safety import check_safety, judged
 from aquatint.pipelines.stream import Stream
 
 Course = Generator[Progress, None, None]
@@ -89,7 +90,8 @@ def generate(bundle: Bundle, request: Request) -> Course:
     levels = visited(resolved.grid, schedule, resolved.steps, dict(resolved.options))[-resolved.made - 1 :]
     over = canvas(resolved.edit, resolved.width, resolved.height) if resolved.edit else None
     on = adapted(bundle, wanted(bundle, resolved))
-    plan = _Plan(on.bundle, resolved, schedule, levels, over, (*on.files, *embeddings_of(bundle, resolved)))
+    added = (*on.files, *embeddings_of(bundle, resolved), *check_safety(bundle, resolved))
+    plan = _Plan(on.bundle, resolved, schedule, levels, over, added)
     return _pinned(bundle, _pictures(plan))
 
 
@@ -127,9 +129,10 @@ def _picture(plan: _Plan, pair: Pair, known: _Known | None, progress: Progress, 
         began = time.perf_counter()
     (image,) = bundle.decode(step.x)
     image = plan.canvas.finished(image) if plan.canvas else image
+    image, flagged = judged(bundle, request.alone(progress.seed), image)
     seconds["decode"] = time.perf_counter() - began
     record = record_of(replace(request, seeds=(progress.seed,)), bundle.model, bundle.key, plan.files)
-    yield replace(progress, picture=Picture(image, record, seconds))
+    yield replace(progress, picture=Picture(image, record, seconds, flagged))
 
 
 def _pair(plan: _Plan) -> Pair:

@@ -20,6 +20,7 @@ from aquatint.pipelines.edit import Edit
 from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.lora import checked as checked_loras
 from aquatint.pipelines.prompt import GRAMMARS
+from aquatint.pipelines.safety import ACTIONS
 from aquatint.pipelines.stream import Stream
 
 LONGEST_PROMPT = 6_000  # characters; what any of them needs in a JPEG's or WebP's metadata still fits its 64 KiB
@@ -54,6 +55,8 @@ class Request:
     clip_skip          which layer of the text encoder is read, counted from the end: 1 is the last; None the usual one
     loras              networks added to the weights, by their names on the bundle's shelf (docs/adapters.md)
     stream             which picture of a batch that was drawn from one stream of noise (not of ours)
+    safety             what becomes of pictures that the safety checker flags: "note", "blur" or "refuse"; "off" asks
+                       it nothing (pipelines/safety.py)
 
     Raises UserError for a value out of range.
     """
@@ -77,6 +80,7 @@ class Request:
     edit: Edit | None = None
     loras: tuple[Lora, ...] = ()
     stream: Stream | None = None
+    safety: str = "off"
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)
@@ -98,6 +102,7 @@ class Request:
             "grammar": _name("grammar", self.grammar, GRAMMARS) or "a1111",
             "clip_skip": None if self.clip_skip is None else _whole("clip_skip", self.clip_skip, 1, MOST_LAYERS),
             "loras": checked_loras(self.loras),
+            "safety": _name("safety", self.safety, ACTIONS) or "off",
         }
         if not self.prompt.strip():
             raise UserError("The prompt is empty.", "A few words that say what to paint.")
