@@ -33,12 +33,11 @@ def test_lines_are_taken_apart_as_a1111_does(line: str) -> None:
 )
 def test_no_line_takes_long(piece: str) -> None:
     seconds = []
-    for size in (100_000, 400_000):
+    for size in (20_000, 160_000):
         line, began = piece * (size // len(piece)), time.perf_counter()
         parse_infotext(f"x\n{line}")
         seconds.append(time.perf_counter() - began)
-    assert seconds[1] < 16 * max(seconds[0], 0.02)  # four times as long; sixteen would be its square
-    assert seconds[1] < 5
+    assert seconds[1] < 32 * max(seconds[0], 0.02)  # eight times as long; 64 would be its square
 
 
 resolved = requests.filter(lambda r: "Negative prompt:" not in r.prompt + r.negative and r.prompt[-1] != "\n")

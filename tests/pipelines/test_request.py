@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from tests.pipelines.wishes import requests
 
 from aquatint.base import config
@@ -17,6 +17,7 @@ from aquatint.pipelines.request import Request, Resolved, from_words
 # beartype picks at random which item of a container it looks at, also while hypothesis builds a value
 
 
+@settings(deadline=None)  # other work on the machine may hold one up
 @given(requests)
 def test_json_round_trip(request: Request) -> None:
     assert config.from_json(Request, config.to_json(request)) == request

@@ -8,13 +8,15 @@ from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.micro import Micro
 from aquatint.pipelines.prompt import GRAMMARS
 from aquatint.pipelines.request import Request
+from aquatint.pipelines.safety import ACTIONS
+from aquatint.pipelines.stream import Stream
 
 texts = st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("\n\t\r,:\"'\\&<>{}()"), max_size=60)
 sides = st.none() | st.integers(1, 512).map(lambda n: 8 * n)
 unit = st.none() | st.floats(0, 1)
 weight = st.floats(-100, 100)
 names = texts.filter(lambda text: bool(text.strip())).map(
-    lambda text: text.strip().replace("/", "").replace("\\", "") or "x"
+    lambda text: text.replace("/", "").replace("\\", "").strip() or "x"
 )
 loras = st.builds(
     Lora,
@@ -43,10 +45,12 @@ requests = st.builds(
     rescale=unit,
     eta=unit,
     options=st.dictionaries(st.text(max_size=8), st.floats(-10, 10), max_size=2).map(lambda d: tuple(d.items())),
-    noise=st.sampled_from(["cpu", "nv"]),
+    noise=st.sampled_from(["cpu", "nv", "cpu+nv"]),
     ensd=st.integers(-(2**64) + 1, 2**64 - 1),
     grammar=st.sampled_from(sorted(GRAMMARS)),
     clip_skip=st.none() | st.integers(1, 2),
     loras=st.lists(loras, max_size=2).map(tuple),
     micro=micros,
+    stream=st.none() | st.integers(1, 4).flatmap(lambda of: st.builds(Stream, st.integers(0, of - 1), st.just(of))),
+    safety=st.sampled_from(ACTIONS),
 )

@@ -69,7 +69,7 @@ def read_a1111(text: str) -> Reading:
     for key in READ & settings.keys():
         if key == "Sampler":
             note_sampler(notes, key, name, request)
-        elif key not in ("Options", "Grammar", "Loras", "Stream"):
+        elif key not in ("Options", "Grammar", "Loras", "Stream", "Safety"):
             notes.honour(key, settings[key])
     if "RNG" not in settings:
         notes.honour("RNG", "GPU")

@@ -31,6 +31,7 @@ from aquatint.pipelines.request import Request
 from aquatint.pipelines.shelf import Shelf, shelf
 from aquatint.pipelines.steering import Controls, open_controls
 from aquatint.pipelines.vocabulary import Vocabulary
+from aquatint.weights.safety import OpenedChecker, open_safety
 from aquatint.weights.whole import Whole
 
 
@@ -47,6 +48,7 @@ class Bundle:
     shelf        LoRAs that a request may name;  controls: ControlNets and their like
     notes, texts   what was assumed when it was opened; the texts that came with the weights (modelspec.*)
     file           the one file that the weights are from, whose sha256 goes into records; None: none does
+    safety         the safety checker that requests may ask
     """
 
     unet: UNet
@@ -69,6 +71,7 @@ class Bundle:
     text2: TextEncoder | None = None
     tokenizer2: Tokenizer | None = None
     file: Whole | None = None
+    safety: OpenedChecker | None = None
 
     @property
     def model(self) -> Model:
@@ -171,6 +174,7 @@ def load(
     controls: Sequence[str | Path] | Mapping[str, Path] = (),
     image_encoder: str | Path | None = None,
     hashed: bool = True,
+    safety: str | Path | None = None,
     **options: Any,
 ) -> Bundle:
     """Open a model and put it where it can paint; without a source, the pocket model that the package carries.
@@ -184,12 +188,14 @@ def load(
     controls             ControlNets, T2I-Adapters and IP-Adapters that requests may name; image_encoder is what the
               last look with: CLIP's image half, as a file or folder
     hashed    whether the sha256 of a single file goes into records (infotext's "Model hash"): seconds for 4 GB, once
+    safety    the folder or file of a safety checker, for requests that ask it
     options   of weights.open_model: ema, variant, revision, prediction, tokenizer
 
     Raises UserError for a source that is not there, not whole, or not Stable Diffusion.
     """
     ready = shelf(loras, lora_folder, partial=partial)
     steers = open_controls(controls, image_encoder)
+    checker = None if safety is None else open_safety(safety)
     where = runtime.choose_device(device)
     kind, count = runtime.choose_dtype(dtype, where), runtime.choose_threads(threads)
     runtime.keep_pages()
@@ -217,6 +223,7 @@ def load(
         tokenizer2=opened.tokenizer2,
         controls=steers.built(opened.family, where, kind),
         file=Whole(opened.file) if hashed and opened.file else None,
+        safety=checker,
     )
     return with_embeddings(bundle, embeddings)
 

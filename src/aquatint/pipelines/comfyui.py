@@ -134,7 +134,8 @@ def _screen(text: str) -> Graph:
         if isinstance(values, dict):
             inputs |= {name: value for name, value in values.items() if isinstance(name, str)}
         elif isinstance(values, list):
-            inputs |= {name: value for name, value in zip(_WIDGETS.get(node["type"], ()), values, strict=False) if name}
+            names = _WIDGETS.get(node["type"], ())[: len(values)]
+            inputs |= {name: value for name, value in zip(names, values[: len(names)], strict=True) if name}
         for slot in node["inputs"] if isinstance(node.get("inputs"), list) else ():
             if isinstance(slot, dict) and isinstance(slot.get("name"), str) and _known(slot.get("link"), ends):
                 inputs[slot["name"]] = ends[slot["link"]]

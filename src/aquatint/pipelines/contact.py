@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -40,10 +41,10 @@ def contact(prints: Sequence[Print], columns: int | None = None) -> Image.Image:
         raise UserError(f"A sheet of {columns} columns.", f"1 to {MOST}.")
     columns = min(columns, len(prints))
     width, height = (max(print.image.size[side] for print in prints) for side in (0, 1))
-    font = ImageFont.load_default(max(10, min(16, width // 18)))
-    high = math.ceil(font.getbbox("Ag")[3]) + 1
+    font: Any = ImageFont.load_default(max(10, min(16, width // 18)))
+    ascent, descent = font.getmetrics()
     texts = [_wrapped(print.caption, width, font) for print in prints]
-    under = max(map(len, texts)) * high
+    under = max(map(len, texts)) * (ascent + descent)
     across, down = width + _MARGIN, height + under + 2 * _MARGIN
     rows = -(-len(prints) // columns)
     whole = (columns * across + _MARGIN, rows * down + _MARGIN)
@@ -58,11 +59,11 @@ def contact(prints: Sequence[Print], columns: int | None = None) -> Image.Image:
         x, y = _MARGIN + column * across, _MARGIN + row * down
         sheet.paste(print.image, (x + (width - print.image.width) // 2, y + height - print.image.height))
         for number, line in enumerate(lines):
-            draw.text((x, y + height + _MARGIN + number * high), line, "black", font)
+            draw.text((x, y + height + _MARGIN + number * (ascent + descent)), line, "black", font)
     return sheet
 
 
-def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+def _wrapped(text: str, width: int, font: Any) -> list[str]:
     """A caption as at most LINES lines that fit; what is longer ends in dots."""
     lines, words = [""], text[:1000].split()
     for word in words:
@@ -79,7 +80,7 @@ def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
     return [_cut(line, width, font) for line in lines if line]
 
 
-def _cut(line: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _cut(line: str, width: int, font: Any) -> str:
     while len(line) > 4 and font.getlength(line) > width:
         line = line[:-4].removesuffix("..") + "..."
     return line

@@ -29,6 +29,7 @@ from aquatint.pipelines.picture import Picture, Progress
 from aquatint.pipelines.prompt import parse
 from aquatint.pipelines.record import File, record_of
 from aquatint.pipelines.request import Request, Resolved
+from aquatint.pipelines.safety import check_safety, judged
 from aquatint.pipelines.steering import Steering, steering
 from aquatint.pipelines.stream import Stream
 
@@ -95,7 +96,7 @@ def generate(bundle: Bundle, request: Request) -> Course:
     over = canvas(resolved.edit, resolved.width, resolved.height) if resolved.edit else None
     on = adapted(bundle, wanted(bundle, resolved))
     nets, steered = nets_for(on.bundle.unet, resolved), steering(on.bundle, resolved)
-    files = (*on.files, *embeddings_of(bundle, resolved), *steered.files)
+    files = (*on.files, *embeddings_of(bundle, resolved), *steered.files, *check_safety(bundle, resolved))
     plan = _Plan(on.bundle, resolved, schedule, levels, nets, over, steered, files)
     return _pinned(bundle, _pictures(plan))
 
@@ -134,9 +135,10 @@ def _picture(plan: _Plan, pair: Pair, known: _Known | None, progress: Progress, 
         began = time.perf_counter()
     (image,) = bundle.decode(step.x)
     image = plan.canvas.finished(image) if plan.canvas else image
+    image, flagged = judged(bundle, request.alone(progress.seed), image)
     seconds["decode"] = time.perf_counter() - began
     record = record_of(replace(request, seeds=(progress.seed,)), bundle.model, bundle.key, plan.files)
-    yield replace(progress, picture=Picture(image, record, seconds))
+    yield replace(progress, picture=Picture(image, record, seconds, flagged))
 
 
 def _words(plan: _Plan) -> list[tuple[Level, Nets, Words]]:

@@ -74,6 +74,7 @@ def _own(request: Request) -> dict[str, Any]:
         "Options": json.dumps(dict(request.options)) if request.options else None,
         "Loras": json.dumps(loras) if loras else None,
         "Stream": f"{request.stream.place} of {request.stream.of}" if request.stream else None,
+        "Safety": request.safety if request.safety != "off" else None,
     }
 
 
@@ -159,6 +160,8 @@ def _own_words(settings: Mapping[str, str]) -> dict[str, Any]:
     if "Stream" in settings:
         place, _, of = settings["Stream"].partition(" of ")
         words["stream"] = {"place": _int(place), "of": _int(of)}
+    if "Safety" in settings:
+        words["safety"] = settings["Safety"]
     return words
 
 
@@ -297,5 +300,6 @@ READ = frozenset(
         "Options",
         "Loras",
         "Stream",
+        "Safety",
     )
 )

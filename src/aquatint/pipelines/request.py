@@ -25,6 +25,7 @@ from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.lora import checked as checked_loras
 from aquatint.pipelines.micro import Micro
 from aquatint.pipelines.prompt import GRAMMARS
+from aquatint.pipelines.safety import ACTIONS
 from aquatint.pipelines.stream import Stream
 
 LONGEST_PROMPT = 6_000  # characters; what any of them needs in a JPEG's or WebP's metadata still fits its 64 KiB
@@ -62,6 +63,8 @@ class Request:
     guiding            guidance beyond its scale: interval, thresholds, PAG, FreeU ... (docs/guidance.md)
     controls           pictures that steer the painting, and the bundle's controls that read them (docs/control.md)
     stream             which picture of a batch that was drawn from one stream of noise (not of ours)
+    safety             what becomes of pictures that the safety checker flags: "note", "blur" or "refuse"; "off" asks
+                       it nothing (pipelines/safety.py)
 
     Raises UserError for a value out of range.
     """
@@ -88,6 +91,7 @@ class Request:
     micro: Micro | None = None
     controls: tuple[Control, ...] = ()
     stream: Stream | None = None
+    safety: str = "off"
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)
@@ -111,6 +115,7 @@ class Request:
             "loras": checked_loras(self.loras),
             "guiding": checked_guiding(self.guiding),
             "controls": checked_controls(self.controls),
+            "safety": _name("safety", self.safety, ACTIONS) or "off",
         }
         if not self.prompt.strip():
             raise UserError("The prompt is empty.", "A few words that say what to paint.")

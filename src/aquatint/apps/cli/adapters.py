@@ -98,19 +98,22 @@ def recorded(adapting: Adapting | None, record: "Record | None") -> dict[str, An
 def check_files(record: "Record | None", bundle: "Bundle", request: "Request", anyway: bool) -> None:
     """Whether the adapters that a picture was painted with are at hand, and the same, and no others."""
     from aquatint.pipelines.adapted import adapted, embeddings_of, wanted
+    from aquatint.pipelines.safety import check_safety
 
     if record is None or anyway:
         return
     for file in record.files:
-        option = "--lora FILE" if file.kind == "lora" else "--embedding FILE"
-        there = file.name in bundle.learned if file.kind == "embedding" else bool(bundle.shelf)
+        option = {"lora": "--lora FILE", "safety": "--safety FILE"}.get(file.kind, "--embedding FILE")
+        shelf = bundle.safety is not None if file.kind == "safety" else bool(bundle.shelf)
+        there = file.name in bundle.learned if file.kind == "embedding" else shelf
         if not there:
             raise UserError(
                 f'The picture was painted with the {file.kind} "{file.name}" (sha256 {file.sha256[:10]}).',
                 "That file again: a record names files and holds none.",
                 f"Give it with {option}.",
             )
-    now = (*adapted(bundle, wanted(bundle, request)).files, *embeddings_of(bundle, request))
+    added = (*embeddings_of(bundle, request), *check_safety(bundle, request))
+    now = (*adapted(bundle, wanted(bundle, request)).files, *added)
     before, after = ({(file.kind, file.name): file.sha256 for file in rows} for rows in (record.files, now))
     for kind, name in sorted({*before, *after}):
         if before.get((kind, name)) != after.get((kind, name)):

@@ -62,6 +62,7 @@ def again(
     machine: Machine | None = None,
     wanted: Wanted | None = None,
     adapting: Adapting | None = None,
+    safety: Annotated[Path | None, Parameter(help="The safety checker that was asked.")] = None,
 ) -> int:
     """Paint a picture again from its own metadata, and compare.
 
@@ -77,7 +78,9 @@ def again(
     beside = str(picture.with_name(f"{picture.stem}-again{suffix}"))
     output = None if wanted.check else Output(wanted.out or beside, None, 1)
     try:
-        bundle = open_bundle(source, as_recorded(machine or Machine(), record), recorded(adapting, record))
+        bundle = open_bundle(
+            source, as_recorded(machine or Machine(), record), recorded(adapting, record) | {"safety": safety}
+        )
         account = None
         if original.reading is not None:
             request, account = settled(original.reading, bundle, request)

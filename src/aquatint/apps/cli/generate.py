@@ -16,6 +16,7 @@ from cyclopts import Parameter
 from aquatint.apps.cli.adapters import Adapting, opening, read_loras, tell_notes
 from aquatint.apps.cli.chance import Chance
 from aquatint.apps.cli.edit import Editing, read_edit
+from aquatint.apps.cli.guard import Guarding, guarded
 from aquatint.apps.cli.guiding import Guidance, read_guiding
 from aquatint.apps.cli.many import Finish, Many, check_prompt, spread
 from aquatint.apps.cli.micro import Sizing, read_micro
@@ -109,6 +110,7 @@ def generate(
     guidance: Guidance | None = None,
     sizing: Sizing | None = None,
     many: Many | None = None,
+    guarding: Guarding | None = None,
 ) -> None:
     """Paint pictures for a prompt.
 
@@ -119,11 +121,12 @@ def generate(
     words = check_prompt(prompt, many)
     request = replace(read_request(words, wishes), edit=read_edit(editing), loras=read_loras(adapting))
     request = replace(request, guiding=read_guiding(guidance), micro=read_micro(sizing))
+    request, checker = guarded(request, guarding)
     requests = spread(request, many, chance)
     finish = Finish(many)
     output = Output(showing.out, showing.format, sum(len(one.seeds) for one in requests))
     try:
-        bundle = open_bundle(source, machine, opening(adapting))
+        bundle = open_bundle(source, machine, opening(adapting) | checker)
         for request in requests:
             request.resolved(bundle.family)
         for request in requests:
@@ -230,7 +233,8 @@ def tell(picture: "Picture", path: str, elapsed: float, as_json: bool) -> None:
     if as_json:
         print(json.dumps(line(picture, path, elapsed), ensure_ascii=False), file=stream, flush=True)
     else:
-        print(f"{path}  seed {picture.seed}  {elapsed:.2f} s", file=stream, flush=True)
+        flag = "  flagged" if picture.flagged else ""
+        print(f"{path}  seed {picture.seed}  {elapsed:.2f} s{flag}", file=stream, flush=True)
 
 
 def line(picture: "Picture", path: str, elapsed: float) -> dict[str, Any]:
@@ -243,6 +247,7 @@ def line(picture: "Picture", path: str, elapsed: float) -> dict[str, Any]:
         "width": picture.image.width,
         "height": picture.image.height,
         "pixels_sha256": hashlib.sha256(picture.image.tobytes()).hexdigest(),
+        **({} if picture.flagged is None else {"flagged": picture.flagged}),
         "seconds": {"total": round(elapsed, 4)} | {name: round(value, 4) for name, value in picture.seconds.items()},
         **config.to_data(picture.record),
     }
