@@ -101,7 +101,8 @@ def check_files(record: "Record | None", bundle: "Bundle", request: "Request", a
 
     if record is None or anyway:
         return
-    for file in record.files:
+    recorded = [file for file in record.files if file.kind in ("lora", "embedding")]
+    for file in recorded:
         option = "--lora FILE" if file.kind == "lora" else "--embedding FILE"
         there = file.name in bundle.learned if file.kind == "embedding" else bool(bundle.shelf)
         if not there:
@@ -111,7 +112,7 @@ def check_files(record: "Record | None", bundle: "Bundle", request: "Request", a
                 f"Give it with {option}.",
             )
     now = (*adapted(bundle, wanted(bundle, request)).files, *embeddings_of(bundle, request))
-    before, after = ({(file.kind, file.name): file.sha256 for file in rows} for rows in (record.files, now))
+    before, after = ({(file.kind, file.name): file.sha256 for file in rows} for rows in (recorded, now))
     for kind, name in sorted({*before, *after}):
         if before.get((kind, name)) != after.get((kind, name)):
             has, had = (row.get((kind, name), "none")[:10] for row in (after, before))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from aquatint.apps.cli.adapters import Adapting, check_files, recorded
+from aquatint.apps.cli.control import Controlling, check_controls, recorded_controls, with_control_pictures
 from aquatint.apps.cli.generate import Machine, Source, line, open_bundle
 from aquatint.apps.cli.output import FORMATS, SUFFIXES, Output
 from aquatint.base import files
@@ -59,6 +60,7 @@ def again(
     machine: Machine | None = None,
     wanted: Wanted | None = None,
     adapting: Adapting | None = None,
+    controlling: Controlling | None = None,
 ) -> int:
     """Paint a picture again from its own metadata, and compare.
 
@@ -67,17 +69,19 @@ def again(
     """
     source, wanted = source or Source(), wanted or Wanted()
     original, record, request, format = read(picture, wanted.anyway)
-    request = with_pictures(request, wanted.image, wanted.mask)
+    request = with_control_pictures(with_pictures(request, wanted.image, wanted.mask), controlling)
     check_named(record, source, wanted.anyway)
     suffix = picture.suffix if picture.suffix.lower() in FORMATS else SUFFIXES[format]
     beside = str(picture.with_name(f"{picture.stem}-again{suffix}"))
     output = None if wanted.check else Output(wanted.out or beside, None, 1)
     try:
-        bundle = open_bundle(source, as_recorded(machine or Machine(), record), recorded(adapting, record))
+        files = recorded(adapting, record) | recorded_controls(controlling, record)
+        bundle = open_bundle(source, as_recorded(machine or Machine(), record), files)
         told = warnings(record, bundle, wanted.anyway)
         for warning in told:
             print(f"note: {warning}", file=sys.stderr)
         check_files(record, bundle, request, wanted.anyway)
+        check_controls(record, bundle, wanted.anyway)
         painted = paint(bundle, request)
     except BaseException:
         if output is not None:

@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 from aquatint.apps.cli.adapters import Adapting, opening, read_loras, tell_notes
 from aquatint.apps.cli.chance import Chance, settled
+from aquatint.apps.cli.control import Controlling, opening_controls, read_controls
 from aquatint.apps.cli.edit import Editing, read_edit
 from aquatint.apps.cli.output import STANDARD_OUTPUT, Output
 from aquatint.base.errors import UserError
@@ -101,6 +102,7 @@ def generate(
     chance: Chance | None = None,
     editing: Editing | None = None,
     adapting: Adapting | None = None,
+    controlling: Controlling | None = None,
 ) -> None:
     """Paint pictures for a prompt.
 
@@ -109,10 +111,11 @@ def generate(
     """
     wishes, showing = wishes or Wishes(), showing or Showing()
     request = replace(read_request(prompt, wishes), edit=read_edit(editing), loras=read_loras(adapting))
+    request = replace(request, controls=read_controls(controlling))
     requests = settled(request, chance)
     output = Output(showing.out, showing.format, wishes.count)
     try:
-        bundle = open_bundle(source, machine, opening(adapting))
+        bundle = open_bundle(source, machine, opening(adapting) | opening_controls(controlling))
         for request in requests:
             paint(bundle, request, output, showing)
     except BaseException:
