@@ -115,7 +115,7 @@ def test_preprocess(capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capfd, "preprocess")
     assert code == 0
     assert "canny" in out
-    assert "low=100" in out
+    assert "low=100, high=200" in out
     code, out, _ = run(capfd, "preprocess", "canny,low=50", "photo.png")
     assert (code, out.strip()) == (0, "photo-canny.png")
     assert set(np.unique(np.asarray(Image.open("photo-canny.png")))) == {0, 255}
