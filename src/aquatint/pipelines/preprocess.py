@@ -57,23 +57,25 @@ class Preprocessor:
         return tuple(sorted((name, float(value)) for name, value in pairs))
 
 
-def canny(picture: Image.Image, low: float = 100, high: float = 200, sigma: float = 1) -> Image.Image:
-    """Edges, white on black and one pixel wide (Canny 1986).
+def canny(picture: Image.Image, low: float = 100, high: float = 200, sigma: float = 0) -> Image.Image:
+    """Edges, white on black and one pixel wide (Canny 1986), as OpenCV draws them where sigma is 0: so were the hints
+    that ControlNets for edges were trained on.
 
     sigma       of the Gaussian before, in pixels; 0: none
-    low, high   of the gradient's length (Sobel's 3x3, as OpenCV scales it, L2): what is over `high` is an edge, and
+    low, high   of |dx| + |dy| by Sobel's 3x3, in the colour where that is greatest: what is over `high` is an edge, and
                 what is over `low` and joined to one
     """
-    grey = _grey(picture, sigma)
-    across, down = _sobel(grey)
-    length = np.hypot(across, down)
+    across, down = _sobel(_smooth(np.asarray(picture).astype(np.float32), sigma))
+    lengths = np.abs(across) + np.abs(down)
+    colour = lengths.argmax(axis=2)[..., None]
+    across, down, length = (np.take_along_axis(x, colour, axis=2)[..., 0] for x in (across, down, lengths))
     thin = _ridges(length, across, down)
     edges = _joined(thin & (length > low), thin & (length > max(low, high)))
     return Image.fromarray(edges.astype(np.uint8) * 255)
 
 
 def scribble(
-    picture: Image.Image, low: float = 60, high: float = 120, sigma: float = 3, width: float = 5
+    picture: Image.Image, low: float = 60, high: float = 120, sigma: float = 2, width: float = 5
 ) -> Image.Image:
     """The larger edges as if drawn with a thick pen, `width` pixels wide (odd), white on black."""
     return canny(picture, low, high, sigma).filter(ImageFilter.MaxFilter(2 * (int(width) // 2) + 1))
@@ -117,34 +119,31 @@ def _middle(picture: Image.Image, width: int, height: int) -> Image.Image:
     return picture.crop((left, top, left + width, top + height))
 
 
-def _grey(picture: Image.Image, sigma: float) -> Array:
-    """Brightness in 0 ... 255, float32, after a Gaussian."""
-    grey = np.asarray(picture.convert("L")).astype(np.float32)
+def _smooth(x: Array, sigma: float) -> Array:
+    """A Gaussian along rows and columns [h, w, c]; the picture's edges are continued."""
     if sigma <= 0:
-        return grey
+        return x
     reach = math.ceil(3 * sigma)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2).astype(np.float32)
     weights /= weights.sum()
     for axis in (0, 1):
-        pads = [(0, 0), (0, 0)]
+        pads = [(0, 0)] * 3
         pads[axis] = (reach, reach)
-        padded, side = np.pad(grey, pads, mode="edge"), grey.shape[axis]
-        grey = sum(
-            (weight * padded.take(range(at, at + side), axis) for at, weight in enumerate(weights)), np.zeros_like(grey)
-        )
-    return grey
+        padded, side = np.pad(x, pads, mode="edge"), x.shape[axis]
+        x = sum((weight * padded.take(range(at, at + side), axis) for at, weight in enumerate(weights)), 0 * x)
+    return x
 
 
-def _sobel(grey: Array) -> tuple[Array, Array]:
-    """Sobel's derivatives to the right and downwards; edges of the picture are continued."""
-    p = np.pad(grey, 1, mode="edge")
+def _sobel(x: Array) -> tuple[Array, Array]:
+    """Sobel's derivatives [h, w, c] to the right and downwards; the picture's edges are continued."""
+    p = np.pad(x, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = p[:-2] + 2 * p[1:-1] + p[2:]
     columns = p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]
     return rows[:, 2:] - rows[:, :-2], columns[2:] - columns[:-2]
 
 
 def _ridges(length: Array, across: Array, down: Array) -> Array:
-    """Where the gradient is no shorter than on either side of it, in the nearest of four directions."""
+    """Where the gradient is longer than on either side of it, in the nearest of four directions."""
     p = np.pad(length, 1)
     height, width = length.shape
 
@@ -154,8 +153,10 @@ def _ridges(length: Array, across: Array, down: Array) -> Array:
     octant = np.round(np.arctan2(down, across) / (math.pi / 4)).astype(int) % 4
     found = np.zeros(length.shape, bool)
     for number, (dy, dx) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):
-        # One side strictly, so that a plateau of two is one pixel wide.
-        found |= (octant == number) & (length >= beside(dy, dx)) & (length > beside(-dy, -dx))
+        after, before = beside(dy, dx), beside(-dy, -dx)
+        # Along rows and columns an edge between two pixels is as long on both: the first of them is taken.
+        longer = (length > after) if number % 2 else (length >= after)
+        found |= (octant == number) & longer & (length > before)
     return found
 
 
@@ -179,7 +180,7 @@ PREPROCESSORS: dict[str, Preprocessor] = {
     "canny": Preprocessor(
         canny,
         "edges, one pixel wide (Canny 1986)",
-        {"low": Option(100, 0, 2000), "high": Option(200, 0, 2000), "sigma": Option(1, 0, 20)},
+        {"low": Option(100, 0, 2000), "high": Option(200, 0, 2000), "sigma": Option(0, 0, 20)},
     ),
     "scribble": Preprocessor(
         scribble,
@@ -187,7 +188,7 @@ PREPROCESSORS: dict[str, Preprocessor] = {
         {
             "low": Option(60, 0, 2000),
             "high": Option(120, 0, 2000),
-            "sigma": Option(3, 0, 20),
+            "sigma": Option(2, 0, 20),
             "width": Option(5, 1, 63),
         },
     ),

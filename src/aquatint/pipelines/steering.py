@@ -155,7 +155,7 @@ def steering(bundle: "Bundle", request: "Resolved") -> Steering:
     for wish, loaded in rows:
         _check(bundle, request, wish, loaded)
     # The order in which they are named does not change a bit: they are summed in this one.
-    rows.sort(key=lambda row: (row[1].file.sha256, row[0].image.sha256, repr(replace(row[0], name=""))))
+    rows.sort(key=lambda row: _rank(*row))
     with torch.no_grad(), runtime.exact(bundle.device, bundle.threads):
         ready = [_ready(bundle, request, wish, loaded) for wish, loaded in rows if wish.weight]
         spans = tuple(_spans(request, ready))
@@ -163,6 +163,13 @@ def steering(bundle: "Bundle", request: "Resolved") -> Steering:
     if any(isinstance(loaded.net, PicturePrompt) for _, loaded in rows) and bundle.controls.tower_file is not None:
         used.add(bundle.controls.tower_file)
     return Steering(spans, tuple(sorted(used, key=lambda file: (file.kind, file.name))))
+
+
+def _rank(wish: Control, loaded: Loaded) -> tuple[object, ...]:
+    """What tells controls apart, whatever their files and pictures are called."""
+    mask = "" if wish.mask is None else wish.mask.sha256
+    how = (wish.weight, wish.start, wish.end, wish.preprocess, wish.options, mask, wish.fit)
+    return loaded.file.sha256, wish.image.sha256, *how
 
 
 def _check(bundle: "Bundle", request: "Resolved", wish: Control, loaded: Loaded) -> None:

@@ -260,7 +260,8 @@ def _check_adapter(adapter: AdapterConfig, family: Family) -> None:
     stages = family.unet.stages
     widths = tuple(stage.width for stage in stages)
     wanted = (*widths, widths[-1]) if adapter.large else widths
-    if adapter.widths != wanted or adapter.large != (stages[0].depth == 0) or family.autoencoder.factor != 8:
+    large = stages[0].depth == 0 and len(stages) == 3  # what the XL arrangement's sizes go with
+    if adapter.widths != wanted or adapter.large != large or family.autoencoder.factor != 8:
         kind = "Stable Diffusion XL" if adapter.large else "Stable Diffusion 1 or 2"
         raise UserError(
             f"it is a T2I-Adapter with the widths {', '.join(map(str, adapter.widths))}, as for {kind}.",

@@ -25,6 +25,7 @@ COMMANDS = {
     "loras": ("loras:loras", "The LoRAs and textual inversions of a folder."),
     "merge": ("loras:merge", "Add LoRAs to a model for good."),
     "extract": ("loras:extract", "What one model differs from another by, as a LoRA."),
+    "preprocess": ("preprocess:preprocess", "The hint that a control is shown of a picture, and the preprocessors."),
     "vocabulary": ("lists:vocabulary", "The words that the pocket model knows."),
     "samplers": ("lists:samplers", "The samplers: ways from noise to picture."),
     "grids": ("lists:grids", "The grids: which levels of noise a sampler visits."),

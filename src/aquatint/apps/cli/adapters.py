@@ -102,7 +102,8 @@ def check_files(record: "Record | None", bundle: "Bundle", request: "Request", a
 
     if record is None or anyway:
         return
-    for file in record.files:
+    recorded = [file for file in record.files if file.kind in ("lora", "embedding", "safety")]
+    for file in recorded:
         option = {"lora": "--lora FILE", "safety": "--safety FILE"}.get(file.kind, "--embedding FILE")
         shelf = bundle.safety is not None if file.kind == "safety" else bool(bundle.shelf)
         there = file.name in bundle.learned if file.kind == "embedding" else shelf
@@ -114,7 +115,7 @@ def check_files(record: "Record | None", bundle: "Bundle", request: "Request", a
             )
     added = (*embeddings_of(bundle, request), *check_safety(bundle, request))
     now = (*adapted(bundle, wanted(bundle, request)).files, *added)
-    before, after = ({(file.kind, file.name): file.sha256 for file in rows} for rows in (record.files, now))
+    before, after = ({(file.kind, file.name): file.sha256 for file in rows} for rows in (recorded, now))
     for kind, name in sorted({*before, *after}):
         if before.get((kind, name)) != after.get((kind, name)):
             has, had = (row.get((kind, name), "none")[:10] for row in (after, before))

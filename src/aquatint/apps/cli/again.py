@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from aquatint.apps.cli.adapters import Adapting, check_files, recorded
+from aquatint.apps.cli.control import Controlling, check_controls, recorded_controls, with_control_pictures
 from aquatint.apps.cli.elsewhere import settled, started
 from aquatint.apps.cli.generate import Machine, Source, line, open_bundle
 from aquatint.apps.cli.output import FORMATS, SUFFIXES, Output
@@ -63,6 +64,7 @@ def again(
     wanted: Wanted | None = None,
     adapting: Adapting | None = None,
     safety: Annotated[Path | None, Parameter(help="The safety checker that was asked.")] = None,
+    controlling: Controlling | None = None,
 ) -> int:
     """Paint a picture again from its own metadata, and compare.
 
@@ -72,15 +74,15 @@ def again(
     """
     source, wanted = source or Source(), wanted or Wanted()
     original = read(picture)
-    record, request, format = original.record, asked(original, wanted), original.format
+    record, format = original.record, original.format
+    request = with_control_pictures(asked(original, wanted), controlling)
     check_named(original, source, wanted.anyway)
     suffix = picture.suffix if picture.suffix.lower() in FORMATS else SUFFIXES[format]
     beside = str(picture.with_name(f"{picture.stem}-again{suffix}"))
     output = None if wanted.check else Output(wanted.out or beside, None, 1)
     try:
-        bundle = open_bundle(
-            source, as_recorded(machine or Machine(), record), recorded(adapting, record) | {"safety": safety}
-        )
+        files = recorded(adapting, record) | recorded_controls(controlling, record) | {"safety": safety}
+        bundle = open_bundle(source, as_recorded(machine or Machine(), record), files)
         account = None
         if original.reading is not None:
             request, account = settled(original.reading, bundle, request)
@@ -88,6 +90,7 @@ def again(
         for warning in told:
             print(f"note: {warning}", file=sys.stderr)
         check_files(record, bundle, request, wanted.anyway)
+        check_controls(record, bundle, wanted.anyway)
         painted = paint(bundle, request)
     except BaseException:
         if output is not None:

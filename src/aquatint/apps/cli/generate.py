@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 from aquatint.apps.cli.adapters import Adapting, opening, read_loras, tell_notes
 from aquatint.apps.cli.chance import Chance
+from aquatint.apps.cli.control import Controlling, opening_controls, read_controls
 from aquatint.apps.cli.edit import Editing, read_edit
 from aquatint.apps.cli.guard import Guarding, guarded
 from aquatint.apps.cli.guiding import Guidance, read_guiding
@@ -111,6 +112,7 @@ def generate(
     sizing: Sizing | None = None,
     many: Many | None = None,
     guarding: Guarding | None = None,
+    controlling: Controlling | None = None,
 ) -> None:
     """Paint pictures for a prompt.
 
@@ -121,12 +123,12 @@ def generate(
     words = check_prompt(prompt, many)
     request = replace(read_request(words, wishes), edit=read_edit(editing), loras=read_loras(adapting))
     request = replace(request, guiding=read_guiding(guidance), micro=read_micro(sizing))
-    request, checker = guarded(request, guarding)
+    request, checker = guarded(replace(request, controls=read_controls(controlling)), guarding)
     requests = spread(request, many, chance)
     finish = Finish(many)
     output = Output(showing.out, showing.format, sum(len(one.seeds) for one in requests))
     try:
-        bundle = open_bundle(source, machine, opening(adapting) | checker)
+        bundle = open_bundle(source, machine, opening(adapting) | opening_controls(controlling) | checker)
         for request in requests:
             request.resolved(bundle.family)
         for request in requests:

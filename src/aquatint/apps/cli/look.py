@@ -40,11 +40,12 @@ def inspect(
     if source is not None and Path(source).is_file() and is_picture(Path(source)):
         show(picture(Path(source)), json)
         return
-    from aquatint.apps.cli.loras import described
+    from aquatint.apps.cli import control, loras
 
-    if source is not None and Path(source).exists() and (facts := described(Path(source))):
-        show(facts, json)
-        return
+    for described in (control.described, loras.described):
+        if source is not None and Path(source).exists() and (facts := described(Path(source))):
+            show(facts, json)
+            return
     from aquatint.weights import inspect as plan_of
 
     plan = plan_of(source, **vars(reading or Reading()))
