@@ -1,6 +1,6 @@
 """Our networks against diffusers and transformers at the published shapes: writes the table in docs/parity.md.
 
-Float32 on the CPU, random weights (the same in both), one evaluation each. Needs the [parity] extra, 12 GB of memory
+Float32 on the CPU, random weights (the same in both), one evaluation each. Needs the [parity] extra, 16 GB of memory
 and some ten minutes on two cores:
 
     python benchmarks/parity.py                     # print the table
@@ -22,20 +22,22 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.parity.peers import MAX, RMS, Comparison, compare_autoencoder, compare_image, compare_text, compare_unet  # noqa: E402
-from tests.parity.test_networks import IMAGE, KL, SMALL, TEXT  # noqa: E402
+from tests.parity.test_networks import IMAGE, KL, SMALL, TEXT, XL  # noqa: E402
 
-from aquatint.families import SD15, SD15_INPAINT, SD21, SD21_V  # noqa: E402
+from aquatint.families import FAMILIES, SD15, SD15_INPAINT, SD21, SD21_V, SDXL, SDXL_REFINER  # noqa: E402
 from aquatint.nets.text import ImageConfig  # noqa: E402
 
 
 def full() -> Iterator[Comparison]:
-    """The published shapes: 512 x 512 pictures, and 768 x 768 for Stable Diffusion 2.1-v."""
-    for family in (SD15, SD21):
+    """The published shapes: 512 x 512 pictures, 768 x 768 for Stable Diffusion 2.1-v, 256 x 256 for XL."""
+    for family in (SD15, SD21, SDXL, SDXL_REFINER):
         yield compare_text(family.name, family.text, batch=2)
     yield compare_image("CLIP ViT-B/32", ImageConfig())
     for family in (SD15, SD15_INPAINT, SD21, SD21_V):
         size = (family.defaults.height // 8, family.defaults.width // 8)
         yield compare_unet(family.name, family.unet, size, batch=2 if size[0] == 64 else 1)
+    for name, (_, numbers) in XL.items():
+        yield compare_unet(name, FAMILIES[name].unet, (32, 32), batch=1, numbers=numbers)
     yield from compare_autoencoder("SD15, SD21", SD15.autoencoder, (512, 512))
 
 
@@ -46,6 +48,8 @@ def small() -> Iterator[Comparison]:
     yield compare_image("CLIP", IMAGE)
     for name, unet in SMALL.items():
         yield compare_unet(name, unet, (16, 16))
+    for name, (unet, numbers) in XL.items():
+        yield compare_unet(name, unet, (16, 16), numbers=numbers)
     yield compare_unet("SD15, odd size", SMALL["SD15"], (65, 47), batch=1)
     for name, autoencoder in KL.items():
         yield from compare_autoencoder(name, autoencoder, (64, 64))

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from aquatint.families import MICRO_WIDTH
 from aquatint.nets.autoencoder import Autoencoder, AutoencoderConfig
 from aquatint.nets.text import ImageConfig, ImageTower, TextConfig, TextEncoder
 from aquatint.nets.unet import UNet, UNetConfig
+from aquatint.pipelines.micro import embedded
 from aquatint.weights import diffusers as names
 from aquatint.weights import keymap
 
@@ -81,8 +83,11 @@ def pour(ours: nn.Module, theirs: nn.Module, table: Mapping[str, str]) -> None:
     theirs.load_state_dict(filled, strict=True)
 
 
-def unet_twins(config: UNetConfig, seed: int = 0) -> tuple[UNet, nn.Module]:
-    """Our U-Net and diffusers', sharing one set of random weights (and its memory)."""
+def unet_twins(config: UNetConfig, seed: int = 0, *, added: bool = False) -> tuple[UNet, nn.Module]:
+    """Our U-Net and diffusers', sharing one set of random weights (and its memory).
+
+    added   whether theirs makes its vector itself, of pooled text and numbers, as Stable Diffusion XL's does
+    """
     from diffusers import UNet2DConditionModel
 
     ours = _made(config, seed)
@@ -103,7 +108,9 @@ def unet_twins(config: UNetConfig, seed: int = 0) -> tuple[UNet, nn.Module]:
             transformer_layers_per_block=tuple(depths),
             norm_num_groups=config.groups,
             use_linear_projection=config.linear,
-            class_embed_type="projection" if config.vector else None,
+            class_embed_type="projection" if config.vector and not added else None,
+            addition_embed_type="text_time" if added else None,
+            addition_time_embed_dim=MICRO_WIDTH if added else None,
             projection_class_embeddings_input_dim=config.vector or None,
         )
     return ours, _given(ours, theirs, config)
@@ -210,17 +217,33 @@ def prompts(config: TextConfig, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def compare_unet(name: str, config: UNetConfig, size: tuple[int, int], batch: int = 2, tokens: int = 77) -> Comparison:
-    """One evaluation at different times for each row of the batch."""
-    ours, theirs = unet_twins(config)
+def compare_unet(
+    name: str,
+    config: UNetConfig,
+    size: tuple[int, int],
+    batch: int = 2,
+    tokens: int = 77,
+    numbers: tuple[float, ...] = (),
+) -> Comparison:
+    """One evaluation at different times for each row of the batch.
+
+    numbers   what Stable Diffusion XL is told beside the pooled text: theirs is given these, ours their sinusoids
+    """
+    ours, theirs = unet_twins(config, added=bool(numbers))
     x, context = noise(batch, config.channels_in, *size), noise(batch, tokens, config.context, seed=2)
     t = torch.tensor([981.0, 21.0, 500.0, 0.0])[:batch]
-    vector = noise(batch, config.vector, seed=4) if config.vector else None
+    pooled = noise(batch, config.vector - MICRO_WIDTH * len(numbers), seed=4) if config.vector else None
+    told: dict[str, Any] = {"class_labels": pooled}
+    vector = pooled
+    if pooled is not None and numbers:
+        ids = torch.tensor(numbers).repeat(batch, 1)
+        told = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids}}
+        vector = torch.cat([pooled, embedded(numbers).repeat(batch, 1)], dim=1)
     return _compared(
         f"{name} U-Net",
         f"{_shape(x)}, {tokens} tokens",
         lambda: ours(x, t, context, vector),
-        lambda: theirs(x, t, context, class_labels=vector).sample,
+        lambda: theirs(x, t, context, **told).sample,
     )
 
 
@@ -251,12 +274,17 @@ def compare_autoencoder(
 
 @torch.no_grad()
 def compare_text(name: str, config: TextConfig, batch: int = 4) -> Comparison:
-    """The embeddings of every token."""
+    """The embeddings of every token, after the layer that is read, normed or not."""
     ours, theirs = text_twins(config)
     ids = prompts(config, batch)
-    return _compared(
-        f"{name} text encoder", _shape(ids), lambda: ours(ids).tokens, lambda: theirs(ids).last_hidden_state
-    )
+
+    def read() -> Tensor:
+        if config.normed and not config.skip:
+            return theirs(ids).last_hidden_state
+        states = theirs(ids, output_hidden_states=True).hidden_states[-1 - config.skip]
+        return getattr(theirs, "text_model", theirs).final_layer_norm(states) if config.normed else states
+
+    return _compared(f"{name} text encoder", _shape(ids), lambda: ours(ids).tokens, read)
 
 
 @torch.no_grad()

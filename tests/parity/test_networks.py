@@ -23,7 +23,7 @@ from tests.parity.peers import (
     unet_twins,
 )
 
-from aquatint.families import POCKET, SD15, SD15_INPAINT, SD21, TINY, Family
+from aquatint.families import FAMILIES, POCKET, SD15, SD15_INPAINT, SD21, SDXL, SDXL_REFINER, TINY, Family
 from aquatint.nets.attention import set_attention
 from aquatint.nets.autoencoder import AutoencoderConfig
 from aquatint.nets.text import ImageConfig, TextConfig
@@ -45,6 +45,27 @@ SMALL = {
     "POCKET": POCKET.unet,
     "TINY": TINY.unet,
 }  # fmt: skip
+# Stable Diffusion XL's depths and heads of 64 numbers, at a tenth of the width; what it is told beside pooled text.
+XL = {
+    "SDXL": (
+        replace(
+            SDXL.unet,
+            stages=(Stage(32, 1, depth=0), Stage(64, 1, depth=2), Stage(128, 2, depth=10)),
+            context=56,
+            vector=24 + 1536,
+        ),
+        (720.0, 1280.0, 8.0, 16.0, 768.0, 1024.0),
+    ),
+    "SDXL_REFINER": (
+        replace(
+            SDXL_REFINER.unet,
+            stages=(Stage(32, 1, depth=0), Stage(64, 1, depth=4), Stage(128, 2, depth=4), Stage(128, 2, depth=0)),
+            context=48,
+            vector=24 + 1280,
+        ),
+        (720.0, 1280.0, 8.0, 16.0, 6.0),
+    ),
+}
 SMALL["inpaint"] = replace(SMALL["SD15"], channels_in=SD15_INPAINT.unet.channels_in)
 
 KL = {
@@ -58,6 +79,8 @@ TEXT = {
     "OpenCLIP-H": replace(SD21.text, width=64, layers=3, heads=4, vocabulary=600),
     "projected": TextConfig(width=48, layers=2, heads=4, vocabulary=600, projection=32),
     "POCKET": POCKET.text,
+    "CLIP-L of XL": replace(SDXL.text, width=48, layers=3, heads=4, vocabulary=600),
+    "OpenCLIP bigG": replace(SDXL_REFINER.text, width=64, layers=3, heads=4, vocabulary=600, projection=40),
 }
 IMAGE = ImageConfig(size=32, patch=8, width=48, layers=3, heads=4, projection=24)
 
@@ -83,6 +106,12 @@ class TestUNet:
     @pytest.mark.parametrize("name", SMALL)
     def test_small(self, name: str) -> None:
         check(compare_unet(name, SMALL[name], (16, 16), tokens=11))
+
+    @pytest.mark.parametrize("name", XL)
+    def test_stable_diffusion_xl(self, name: str) -> None:
+        config, numbers = XL[name]
+        check(compare_unet(name, config, (16, 16), tokens=11, numbers=numbers))
+        check(compare_unet(name, config, (13, 22), batch=1, tokens=154, numbers=numbers))
 
     @pytest.mark.parametrize("size", [(65, 47), (9, 8), (17, 31), (2, 3), (8, 3)])
     @pytest.mark.parametrize("name", ["SD15", "SD21"])
@@ -240,7 +269,12 @@ class TestFullShapes:
         for found in compare_autoencoder("SD15", SD15.autoencoder, (512, 512)):
             check(found)
 
-    @pytest.mark.parametrize("family", [SD15, SD21], ids=lambda family: family.name)
+    @pytest.mark.parametrize("name", XL)
+    def test_unet_of_stable_diffusion_xl(self, name: str) -> None:
+        """10.3 GB of weights, which both sides share, and their passes."""
+        check(compare_unet(name, FAMILIES[name].unet, (32, 32), batch=1, numbers=XL[name][1]))
+
+    @pytest.mark.parametrize("family", [SD15, SD21, SDXL, SDXL_REFINER], ids=lambda family: family.name)
     def test_text(self, family: Family) -> None:
         check(compare_text(family.name, family.text))
 

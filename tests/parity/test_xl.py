@@ -17,23 +17,30 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-from tests.parity.peers import difference, randomise  # noqa: E402
+from tests.parity.peers import difference, noise, randomise  # noqa: E402
 from tests.weights.models import EVERY, random_model, same_weights  # noqa: E402
 
 from aquatint.base.noise import PRIOR, Noise  # noqa: E402
 from aquatint.families import SDXL, SDXL_INPAINT, SDXL_REFINER, Family  # noqa: E402
+from aquatint.nets.adapters import LowRank  # noqa: E402
 from aquatint.pipelines import bundle as bundles  # noqa: E402
+from aquatint.pipelines.adapted import adapted  # noqa: E402
 from aquatint.pipelines.bundle import Bundle  # noqa: E402
 from aquatint.pipelines.edit import Edit  # noqa: E402
 from aquatint.pipelines.encode import tell  # noqa: E402
 from aquatint.pipelines.generate import generate  # noqa: E402
 from aquatint.pipelines.given import given  # noqa: E402
+from aquatint.pipelines.lora import Lora  # noqa: E402
 from aquatint.pipelines.micro import Micro  # noqa: E402
 from aquatint.pipelines.prompt import parse  # noqa: E402
 from aquatint.pipelines.request import Request  # noqa: E402
+from aquatint.pipelines.shelf import shelf  # noqa: E402
 from aquatint.weights import assembly, open_model, save  # noqa: E402
+from aquatint.weights.adapter_names import nets  # noqa: E402
 from aquatint.weights.diffusers import folders, pairs  # noqa: E402
 from aquatint.weights.keymap import config_of, parts_of, shapes, to_theirs  # noqa: E402
+from aquatint.weights.lora_writer import save_lora  # noqa: E402
+from aquatint.weights.loras import Adapters  # noqa: E402
 
 ROWS = {"base": "SDXL", "inpaint": "SDXL_INPAINT", "refiner": "SDXL_REFINER"}
 PIPELINES = {"base": "", "inpaint": "Inpaint", "refiner": "Img2Img"}
@@ -125,10 +132,10 @@ def noise_for(bundle: Bundle) -> Tensor:
     return Noise((SEED,)).normal(bundle.latent_shape(SIZE, SIZE), draw=PRIOR)
 
 
-def settled(pipeline: Any, levels: Tensor, eps: Tensor) -> Tensor:
+def settled(pipeline: Any, eps: Tensor) -> Tensor:
     """eps, scaled so that diffusers starts from sigma eps, as k-diffusion does, and not from sqrt(sigma^2 + 1) eps."""
     pipeline.scheduler.set_timesteps(STEPS)
-    return eps * levels.max() / pipeline.scheduler.init_noise_sigma
+    return eps * pipeline.scheduler.sigmas.max() / pipeline.scheduler.init_noise_sigma
 
 
 SAID: dict[str, Any] = {"steps": STEPS, "seeds": (SEED,), "width": SIZE, "height": SIZE, "grammar": "plain"}
@@ -140,8 +147,7 @@ SAID: dict[str, Any] = {"steps": STEPS, "seeds": (SEED,), "width": SIZE, "height
 def test_a_picture_of_the_base(negative: str | None, guidance: float, twins: Callable[[str], Twins]) -> None:
     bundle, pipeline, _ = twins("base")
     assert bundle.family.defaults.sampler == "euler"
-    pipeline.scheduler.set_timesteps(STEPS)
-    latents = settled(pipeline, pipeline.scheduler.sigmas, noise_for(bundle))
+    latents = settled(pipeline, noise_for(bundle))
     reference = pipeline(
         "a red cat", negative_prompt=negative, num_inference_steps=STEPS, guidance_scale=guidance, latents=latents,
         height=SIZE, width=SIZE, output_type="latent",
@@ -159,8 +165,7 @@ def test_a_picture_of_the_base(negative: str | None, guidance: float, twins: Cal
 @torch.no_grad()
 def test_micro_conditions(twins: Callable[[str], Twins]) -> None:
     bundle, pipeline, _ = twins("base")
-    pipeline.scheduler.set_timesteps(STEPS)
-    latents = settled(pipeline, pipeline.scheduler.sigmas, noise_for(bundle))
+    latents = settled(pipeline, noise_for(bundle))
     reference = pipeline(
         "a red cat", num_inference_steps=STEPS, guidance_scale=5.0, latents=latents, height=SIZE, width=SIZE,
         output_type="latent", original_size=(300, 200), crops_coords_top_left=(7, 90), target_size=(500, 400),
@@ -215,9 +220,8 @@ def test_the_inpainting_model(
     mask.paste(255, (16, 8, 48, 40))
     for name, image in (("picture", picture()), ("mask", mask)):
         image.save(tmp_path / f"{name}.png")
-    pipeline.scheduler.set_timesteps(STEPS)
     eps = noise_for(bundle)
-    latents = settled(pipeline, pipeline.scheduler.sigmas, eps)
+    latents = settled(pipeline, eps)
     settled_noise(eps)
     reference = pipeline(
         "a red cat", image=picture(), mask_image=mask, strength=1.0, num_inference_steps=STEPS, guidance_scale=5.0,
@@ -225,6 +229,40 @@ def test_the_inpainting_model(
     ).images  # fmt: skip
     edit = Edit(given(tmp_path / "picture.png"), strength=1.0, mask=given(tmp_path / "mask.png"), blur=0.0)
     assert difference(end_of(bundle, Request("a red cat", edit=edit, **SAID)), reference).within
+
+
+def lora_for(family: Family) -> Adapters:
+    """Rank 2 on the layers that kohya's scripts train, of all three nets."""
+    made: Adapters = {}
+    for net, config in nets(family).items():
+        for seed, (name, shape) in enumerate(shapes(config).items()):
+            if len(shape) == 2 and (".attend." in name or name.startswith("layers.")):
+                down, up = noise(2, shape[1], seed=seed), noise(shape[0], 2, seed=seed + 1000)
+                made.setdefault(net, {})[name] = LowRank(down / shape[1] ** 0.5, up, scale=0.5)
+    return made
+
+
+@pytest.mark.parametrize("dialect", ["kohya", "diffusers"])
+@torch.no_grad()
+def test_a_lora_on_all_three_nets(dialect: str, twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    bundle, pipeline, _ = twins("base")
+    path = save_lora(tmp_path / "ink.safetensors", lora_for(bundle.family), bundle.family, dialect)
+    on = adapted(replace(bundle, shelf=shelf([path])), [Lora("ink")]).bundle
+    pipeline.load_lora_weights(path.parent, weight_name=path.name)
+    try:
+        latents = settled(pipeline, noise_for(bundle))
+        said = {"num_inference_steps": STEPS, "guidance_scale": 5.0, "height": SIZE, "width": SIZE}
+        reference = pipeline("a red cat", latents=latents, output_type="latent", **said).images
+        context, _, pooled, _ = pipeline.encode_prompt("a red cat")
+    finally:
+        pipeline.unload_lora_weights()
+    for with_it, fits in ((on, True), (bundle, False)):
+        told = with_it.encode_text(["a red cat"])
+        assert difference(told.context, context).within == fits
+        assert told.vector is not None
+        assert difference(told.vector, pooled).within == fits
+        assert difference(end_of(with_it, Request("a red cat", **SAID)), reference).within == fits
 
 
 @pytest.mark.parametrize("name", ["base", "refiner"])
@@ -250,15 +288,15 @@ def test_names_and_shapes_at_full_size(row: Family) -> None:
     """The published configs give diffusers' and transformers' nets the tensors that our pairs name."""
     documents = assembly.documents(row)
     with torch.device("meta"):
-        nets = {
+        theirs_by_part = {
             "unet": diffusers.UNet2DConditionModel.from_config(documents["unet/config.json"]),
             "autoencoder": diffusers.AutoencoderKL.from_config(documents["vae/config.json"]),
         }
         for part in parts_of(row)[2:]:
             document = documents[f"{folders(row)[part]}/config.json"]
             kind = getattr(transformers, document["architectures"][0])
-            nets[part] = kind(transformers.CLIPTextConfig(**document))
-    for part, net in nets.items():
+            theirs_by_part[part] = kind(transformers.CLIPTextConfig(**document))
+    for part, net in theirs_by_part.items():
         config = config_of(row, part)
         ours = shapes(config)
         theirs = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}

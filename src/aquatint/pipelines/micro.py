@@ -60,9 +60,9 @@ class Micro:
         """UserError where the family is not told what this says."""
         said = {"aesthetic" if "aesthetic" in name else name for name, value in vars(self).items() if value is not None}
         strange = sorted(said - {*family.micro, *(("blank",) if family.micro else ())})
-        if strange or not family.micro:
+        if strange:
             raise UserError(
-                f"micro {strange[0] if strange else '= Micro()'} for {family.name}.",
+                f"micro {strange[0]} for {family.name}.",
                 f"It is told {', '.join(family.micro) or 'the text alone'}.",
                 "Leave it out.",
             )

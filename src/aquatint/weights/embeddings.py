@@ -80,7 +80,8 @@ def fit_embedding(file: EmbeddingFile, family: Family) -> dict[str, tuple[Tensor
     for word, rows in file.words.items():
         by_width = {row.shape[1]: row for row in rows}
         missing = [net for net, config in encoders.items() if config.width not in by_width]  # type: ignore[union-attr]
-        if missing or len(rows) != len(encoders):
+        alone = bool(family.micro) and len(encoders) == 1  # Stable Diffusion XL's refiner, which has one of its two
+        if missing or (len(rows) != len(encoders) and not alone):
             widths = ", ".join(str(config.width) for config in encoders.values())  # type: ignore[union-attr]
             kind = WIDTHS.get(max(by_width), "another family")
             raise UserError(
