@@ -186,7 +186,7 @@ def thresholded(pair: Pair, percentile: float, limit: float) -> Pair:
     def both(x: Latents, level: Level) -> tuple[Latents, Latents]:
         x0, away = pair(x, level)
         held = torch.quantile(x0.abs().flatten(1), percentile, dim=1).clamp(min=limit)[:, None, None, None]
-        return x0.clamp(-held, held) * (limit / held), away
+        return x0.clamp(-held, held) * (torch.full_like(held, limit) / held), away  # 1 exactly where held is limit
 
     return both
 
