@@ -25,14 +25,15 @@ class Replay(Noise):
 
     delta   added to the seed for the noise of steps, which then comes from a generator of its own (A1111's ENSD;
             ComfyUI adds 1 on the CPU); with 0 the generator of the first noise goes on
+    pictures   of our own noise, where a draw is taken from that; those programs seed their generator anew
     """
 
-    def __init__(self, seeds: Sequence[int], draw: Draw, delta: int = 0) -> None:
-        super().__init__(seeds)
+    def __init__(self, seeds: Sequence[int], draw: Draw, delta: int = 0, pictures: Sequence[int] | None = None) -> None:
+        super().__init__(seeds, pictures)
         self._draw, self.delta = draw, delta
 
     def __getitem__(self, rows: slice) -> "Replay":
-        return Replay(self.seeds[rows], self._draw, self.delta)
+        return Replay(self.seeds[rows], self._draw, self.delta, self.pictures[rows])
 
     def normal(
         self, shape: tuple[int, ...], *, step: int = 0, draw: int = 0, device: torch.device | str | None = None
@@ -80,12 +81,16 @@ def torch_cuda(seed: int, size: int, number: int) -> Tensor:
     return torch.from_numpy(radius * np.sin(_float32(v) * turn + turn / 2))
 
 
-def noise_from(source: str, seeds: Sequence[int], delta: int = 0) -> Noise:
-    """The noise of a named source for these seeds; UserError for a source that is not known."""
+def noise_from(source: str, seeds: Sequence[int], delta: int = 0, *, turn: int = 0) -> Noise:
+    """The noise of a named source for these seeds; UserError for a source that is not known.
+
+    turn   which pass over one picture it is for, from 0: no pass shares a number with another. Other programs begin
+           their generators again for each pass
+    """
     if source not in SOURCES:
         raise unknown("noise source", source, SOURCES)
-    draw = SOURCES[source]
-    return Noise(seeds) if draw is None else Replay(seeds, draw, delta)
+    draw, pictures = SOURCES[source], (turn,) * len(seeds)
+    return Noise(seeds, pictures) if draw is None else Replay(seeds, draw, delta, pictures)
 
 
 def _box_muller(uniform: np.ndarray) -> np.ndarray:

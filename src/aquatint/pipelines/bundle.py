@@ -29,7 +29,9 @@ from aquatint.pipelines.preview import Preview, fit
 from aquatint.pipelines.record import File, Model
 from aquatint.pipelines.request import Request
 from aquatint.pipelines.shelf import Shelf, shelf
+from aquatint.pipelines.tools import with_tools
 from aquatint.pipelines.vocabulary import Vocabulary
+from aquatint.weights.tiny import Tiny
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Bundle:
     embeddings   words that were learned since (textual inversion): name -> word vectors [n, width] of each encoder
     learned      the files that they are from
     shelf        LoRAs that a request may name
+    upscalers    files of upscalers that a request may name;  tiny   a tiny autoencoder, for previews and quick decoding
     notes, texts   what was assumed when it was opened; the texts that came with the weights (modelspec.*)
     """
 
@@ -60,6 +63,8 @@ class Bundle:
     embeddings: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     learned: Mapping[str, File] = field(default_factory=dict)
     shelf: Shelf = field(default_factory=Shelf)
+    upscalers: Mapping[str, Path] = field(default_factory=dict)
+    tiny: Tiny | None = None
     notes: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
 
@@ -103,8 +108,14 @@ class Bundle:
             return [picture for row in latents.split(1) for picture in images.to_pictures(self._decoded(row))]
 
     def preview(self, latents: Float[Tensor, "1 c h8 w8"]) -> Image.Image:
-        """A quick picture of unfinished latents, one pixel a latent; the first call fits the map (one encoding)."""
-        return self._preview(latents)
+        """A quick picture of unfinished latents: the tiny autoencoder's where there is one, else one pixel a latent.
+
+        The first call without one fits the map (one encoding).
+        """
+        if self.tiny is None:
+            return self._preview(latents)
+        with runtime.exact(self.device, self.threads):
+            return images.to_pictures(torch.nan_to_num(self.tiny.net.decode(latents)))[0]
 
     def paint(self, prompt: str, *, seed: int = 0, **wishes: Any) -> Picture:
         """One picture: `bundle.paint("a cat under a rainbow", seed=7, steps=20)`; wishes are fields of Request."""
@@ -160,6 +171,8 @@ def load(
     lora_folder: str | Path | None = None,
     embeddings: Sequence[str | Path] = (),
     partial: bool = False,
+    upscalers: Sequence[str | Path] | Mapping[str, Path] = (),
+    tiny: str | Path | None = None,
     **options: Any,
 ) -> Bundle:
     """Open a model and put it where it can paint; without a source, the pocket model that the package carries.
@@ -170,6 +183,7 @@ def load(
     loras, lora_folder   files that requests may name as Lora("name"), and a folder of more for tags in prompts; partial
               also takes files whose layers do not all fit
     embeddings           textual inversions, whose names are words of prompts then
+    upscalers, tiny      files that Hires and `aquatint upscale` may name; a tiny autoencoder (docs/enlarging.md)
     options   of weights.open_model: ema, variant, revision, prediction, tokenizer
 
     Raises UserError for a source that is not there, not whole, or not Stable Diffusion.
@@ -199,7 +213,7 @@ def load(
         texts=opened.metadata,
         shelf=ready,
     )
-    return with_embeddings(bundle, embeddings)
+    return with_tools(with_embeddings(bundle, embeddings), upscalers, tiny)
 
 
 def save(bundle: Bundle, path: str | Path, format: str = "native", **options: Any) -> Path:

@@ -15,6 +15,7 @@ _HERE = "aquatint.apps.cli"
 COMMANDS = {
     "generate": ("generate:generate", "Paint pictures for a prompt."),
     "again": ("again:again", "Paint a picture again from its own metadata, and compare."),
+    "upscale": ("upscale:upscale", "Enlarge a picture, by a filter or an ESRGAN file."),
     "grid": ("grid:grid", "Paint one request along axes, as a labelled sheet."),
     "inspect": ("look:inspect", "Say what a picture's or a model's file holds."),
     "convert": ("convert:convert", "Write a model in another format."),

@@ -98,19 +98,28 @@ def recorded(adapting: Adapting | None, record: "Record | None") -> dict[str, An
 def check_files(record: "Record | None", bundle: "Bundle", request: "Request", anyway: bool) -> None:
     """Whether the adapters that a picture was painted with are at hand, and the same, and no others."""
     from aquatint.pipelines.adapted import adapted, embeddings_of, wanted
+    from aquatint.pipelines.hires import passes
+    from aquatint.pipelines.tools import tools_of, upscaler_of
 
     if record is None or anyway:
         return
+    there = {
+        "lora": lambda name: bool(bundle.shelf),
+        "embedding": lambda name: name in bundle.learned,
+        "upscaler": lambda name: name in bundle.upscalers,
+        "tiny": lambda name: bundle.tiny is not None,
+    }
     for file in record.files:
-        option = "--lora FILE" if file.kind == "lora" else "--embedding FILE"
-        there = file.name in bundle.learned if file.kind == "embedding" else bool(bundle.shelf)
-        if not there:
+        option = f"--{file.kind} FILE"
+        if file.kind not in there or not there[file.kind](file.name):
             raise UserError(
                 f'The picture was painted with the {file.kind} "{file.name}" (sha256 {file.sha256[:10]}).',
                 "That file again: a record names files and holds none.",
                 f"Give it with {option}.",
             )
-    now = (*adapted(bundle, wanted(bundle, request)).files, *embeddings_of(bundle, request))
+    now = [file for one in passes(request) for file in adapted(bundle, wanted(bundle, one)).files]
+    now += [file for one in passes(request) for file in embeddings_of(bundle, one)]
+    now += tools_of(bundle, request, upscaler_of(bundle, request))
     before, after = ({(file.kind, file.name): file.sha256 for file in rows} for rows in (record.files, now))
     for kind, name in sorted({*before, *after}):
         if before.get((kind, name)) != after.get((kind, name)):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from aquatint.apps.cli.adapters import Adapting, check_files, recorded
+from aquatint.apps.cli.enlarge import Tools, opening_tools
 from aquatint.apps.cli.generate import Machine, Source, line, open_bundle
 from aquatint.apps.cli.output import FORMATS, SUFFIXES, Output
 from aquatint.base import files
@@ -59,6 +60,7 @@ def again(
     machine: Machine | None = None,
     wanted: Wanted | None = None,
     adapting: Adapting | None = None,
+    tools: Tools | None = None,
 ) -> int:
     """Paint a picture again from its own metadata, and compare.
 
@@ -73,7 +75,8 @@ def again(
     beside = str(picture.with_name(f"{picture.stem}-again{suffix}"))
     output = None if wanted.check else Output(wanted.out or beside, None, 1)
     try:
-        bundle = open_bundle(source, as_recorded(machine or Machine(), record), recorded(adapting, record))
+        beside_it = recorded(adapting, record) | opening_tools(tools, record=record)
+        bundle = open_bundle(source, as_recorded(machine or Machine(), record), beside_it)
         told = warnings(record, bundle, wanted.anyway)
         for warning in told:
             print(f"note: {warning}", file=sys.stderr)
@@ -191,7 +194,7 @@ def paint(bundle: "Bundle", request: "Request") -> "Picture":
     from aquatint.pipelines.generate import generate
 
     course = generate(bundle, request.alone(request.seeds[0]))
-    with Screen(request.resolved(bundle.family).made, 1) as screen:
+    with Screen(request.resolved(bundle.family).total, 1) as screen:
         for progress in course:
             screen.step(progress.index, progress.total, progress.number, progress.count, progress.seed)
             if progress.picture is not None:

@@ -16,6 +16,7 @@ from cyclopts import Parameter
 from aquatint.apps.cli.adapters import Adapting, opening, read_loras, tell_notes
 from aquatint.apps.cli.chance import Chance, settled
 from aquatint.apps.cli.edit import Editing, read_edit
+from aquatint.apps.cli.enlarge import Enlarging, Tools, opening_tools, read_enlarging, varied
 from aquatint.apps.cli.output import STANDARD_OUTPUT, Output
 from aquatint.base.errors import UserError
 
@@ -101,6 +102,8 @@ def generate(
     chance: Chance | None = None,
     editing: Editing | None = None,
     adapting: Adapting | None = None,
+    enlarging: Enlarging | None = None,
+    tools: Tools | None = None,
 ) -> None:
     """Paint pictures for a prompt.
 
@@ -109,10 +112,11 @@ def generate(
     """
     wishes, showing = wishes or Wishes(), showing or Showing()
     request = replace(read_request(prompt, wishes), edit=read_edit(editing), loras=read_loras(adapting))
-    requests = settled(request, chance)
+    request = replace(request, **read_enlarging(enlarging))
+    requests = varied(settled(request, chance))
     output = Output(showing.out, showing.format, wishes.count)
     try:
-        bundle = open_bundle(source, machine, opening(adapting))
+        bundle = open_bundle(source, machine, opening(adapting) | opening_tools(tools, enlarging))
         for request in requests:
             paint(bundle, request, output, showing)
     except BaseException:
@@ -196,7 +200,7 @@ def paint(bundle: "Bundle", request: "Request", output: Output, showing: Showing
     tell_notes(bundle, request)
     began = time.perf_counter()
     with ExitStack() as stack:
-        screen = stack.enter_context(Screen(request.resolved(bundle.family).made, len(request.seeds)))
+        screen = stack.enter_context(Screen(request.resolved(bundle.family).total, len(request.seeds)))
         sketch = stack.enter_context(Sketch(bundle, request, output, screen)) if showing.preview else None
         for progress in course:
             screen.step(progress.index, progress.total, progress.number, progress.count, progress.seed)
