@@ -50,6 +50,8 @@ def open_tiny(path: str | Path, dtype: torch.dtype = torch.float32) -> Tiny:
     try:
         entry = held.entry(ours["decoder.parts.0.weight"])
         width, latents = entry.shape[:2]
+        if not width or not latents:
+            raise ValueError("no features")
     except (KeyError, ValueError):
         raise UserError(f'"{path}" is no tiny autoencoder.', _TAKES) from None
     build = partial(TinyAutoencoder, TinyConfig(width, latents), encodes="encoder" in halves)

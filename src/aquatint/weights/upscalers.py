@@ -19,6 +19,7 @@ from aquatint.nets.upscaler import Upscaler
 from aquatint.weights import store
 from aquatint.weights.placed import held_at, placed
 
+MOST_DOUBLINGS = 3
 WRAPPERS = ("params_ema.", "params.", "")  # the first that is there counts
 _TAKES = "An ESRGAN, Real-ESRGAN or realesr file (.pth or .safetensors), for RGB pictures."
 _WHOLE = {
@@ -38,7 +39,7 @@ def open_upscaler(path: str | Path, dtype: torch.dtype = torch.float32) -> Upsca
     build = _compact if "body.0.weight" in names else _rrdb
     try:
         net = build(held, names, dtype)
-    except (KeyError, IndexError):
+    except (KeyError, IndexError, ValueError):
         raise UserError(f'"{held.path}" is no upscaler that aquatint knows.', _TAKES) from None
     return Upscaler(net, held.path.stem, held.files[0].sha256())
 
@@ -54,6 +55,8 @@ def _rrdb(held: store.Held, names: Mapping[str, str], dtype: torch.dtype) -> RRD
         raise UserError(f'"{held.path}" turns {inside} channels into {out}.', _TAKES)
     blocks, doublings = _count(ours, "blocks."), _count(ours, "doubled.")
     growth = shapes["blocks.0.parts.0.convs.0.weight"][0]
+    if not width or not growth or doublings > MOST_DOUBLINGS:
+        raise UserError(f'"{held.path}" has a net of {width} features, {growth} more each layer.', _TAKES)
     config = RRDBConfig(blocks, width, growth, doublings, fold)
     if config.scale < 1:
         raise UserError(f'"{held.path}" makes pictures smaller.', _TAKES)
@@ -65,7 +68,7 @@ def _compact(held: store.Held, names: Mapping[str, str], dtype: torch.dtype) -> 
     last = _count(names, "body.") - 1
     layers, width = last // 2 - 1, held.entry(names["body.0.weight"]).shape[0]
     scale = round((held.entry(names[f"body.{last}.weight"]).shape[0] / 3) ** 0.5)
-    if layers < 0 or scale < 1:
+    if layers < 0 or scale < 1 or not width:
         raise UserError(f'"{held.path}" is no upscaler that aquatint knows.', _TAKES)
     ours = {}
     for name, full in names.items():
@@ -103,6 +106,8 @@ def _place(index: int, old: list[int]) -> str:
 
 
 def _count(names: Mapping[str, str], start: str) -> int:
-    """How many are numbered after `start`: one more than the highest."""
-    numbers = [int(name[len(start) :].split(".")[0]) for name in names if name.startswith(start)]
-    return max(numbers) + 1
+    """How many are numbered after `start`: one more than the highest; ValueError for more than there are names."""
+    count = max((int(name[len(start) :].split(".")[0]) for name in names if name.startswith(start)), default=-1) + 1
+    if count > len(names):
+        raise ValueError(f"{count} of {start}")
+    return count

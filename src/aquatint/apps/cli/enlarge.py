@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from aquatint.base.errors import UserError
+from aquatint.base.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from aquatint.pipelines.record import Record
     from aquatint.pipelines.request import Request
     from aquatint.pipelines.variation import Variation
+
+
+EDGES, WEIGHTS = ("x", "y", "both"), ("even", "gaussian")
 
 
 @Parameter(name="*")
@@ -60,6 +63,12 @@ def read_enlarging(enlarging: Enlarging | None) -> dict[str, Any]:
     """The options as fields of a Request."""
     if enlarging is None or enlarging == Enlarging():
         return {}
+    for kind, said, known in (
+        ("seamless", enlarging.seamless, EDGES),
+        ("tiling weights", enlarging.tiling_weights, WEIGHTS),
+    ):
+        if said is not None and said not in known:
+            raise unknown(kind, said, known)
     from aquatint.pipelines.tiling import Decoding
 
     tile = enlarging.tiled or 0
