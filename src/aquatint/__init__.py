@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from aquatint.pipelines.edit import Edit, Outpaint
     from aquatint.pipelines.generate import generate
     from aquatint.pipelines.given import given
+    from aquatint.pipelines.hires import Hires
     from aquatint.pipelines.picture import Picture, Progress
     from aquatint.pipelines.request import Request
+    from aquatint.pipelines.tiling import Decoding, Tiling
+    from aquatint.pipelines.variation import Variation
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,12 +33,16 @@ __all__ = [
     "SAMPLERS",
     "Bundle",
     "Control",
+    "Decoding",
     "Edit",
+    "Hires",
     "Outpaint",
     "Picture",
     "Progress",
     "Request",
+    "Tiling",
     "UserError",
+    "Variation",
     "__version__",
     "generate",
     "given",
@@ -55,6 +62,10 @@ _HOMES = {
     "Edit": "pipelines.edit",
     "Outpaint": "pipelines.edit",
     "given": "pipelines.given",
+    "Decoding": "pipelines.tiling",
+    "Hires": "pipelines.hires",
+    "Tiling": "pipelines.tiling",
+    "Variation": "pipelines.variation",
     "generate": "pipelines.generate",
     "Picture": "pipelines.picture",
     "Progress": "pipelines.picture",

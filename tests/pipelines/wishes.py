@@ -4,12 +4,15 @@ from hypothesis import strategies as st
 
 from aquatint.diffusion.grids import GRIDS
 from aquatint.diffusion.samplers import SAMPLERS
+from aquatint.pipelines.hires import LATENT_NAMES, PIXEL_NAMES, Hires
 from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.micro import Micro
 from aquatint.pipelines.prompt import GRAMMARS
 from aquatint.pipelines.request import Request
 from aquatint.pipelines.safety import ACTIONS
 from aquatint.pipelines.stream import Stream
+from aquatint.pipelines.tiling import Decoding, Tiling
+from aquatint.pipelines.variation import Variation
 
 texts = st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("\n\t\r,:\"'\\&<>{}()"), max_size=60)
 sides = st.none() | st.integers(1, 512).map(lambda n: 8 * n)
@@ -31,6 +34,30 @@ micros = st.none() | st.builds(
     Micro, original=pairs, crop=pairs, target=pairs, aesthetic=beauty, negative_aesthetic=beauty,
     blank=st.none() | st.booleans(),
 )  # fmt: skip
+eights = st.integers(1, 512).map(lambda n: 8 * n)
+sized = st.none() | st.tuples(eights, eights)
+variations = st.builds(
+    lambda seed, strength, size: Variation(seed, strength, *(size or (None, None))),
+    st.integers(0, 2**64 - 1),
+    st.floats(0, 1),
+    sized,
+)
+passes = st.builds(
+    lambda scale, size, **more: Hires(scale if size is None else None, *(size or (None, None)), **more),
+    st.none() | st.floats(1, 16),
+    sized,
+    upscaler=st.sampled_from([*LATENT_NAMES, *PIXEL_NAMES, "sharp-x4"]),
+    strength=st.floats(0, 1),
+    steps=st.none() | st.integers(1, 1000),
+    sampler=st.none() | st.sampled_from(sorted(SAMPLERS)),
+    grid=st.none() | st.sampled_from(sorted(GRIDS)),
+    prompt=st.none() | texts.filter(lambda text: bool(text.strip())),
+    negative=st.none() | texts,
+    guidance=st.none() | st.floats(0, 100),
+)
+tilings = st.builds(
+    Tiling, st.none() | eights, st.none() | eights, st.none() | st.just(0), st.sampled_from(["even", "gaussian"])
+)
 requests = st.builds(
     Request,
     prompt=texts.filter(lambda text: bool(text.strip())),
@@ -53,4 +80,8 @@ requests = st.builds(
     micro=micros,
     stream=st.none() | st.integers(1, 4).flatmap(lambda of: st.builds(Stream, st.integers(0, of - 1), st.just(of))),
     safety=st.sampled_from(ACTIONS),
+    variation=st.none() | variations,
+    hires=st.none() | passes,
+    tiling=st.none() | tilings,
+    decoding=st.none() | st.builds(Decoding, st.sampled_from([0, 64, 512]), st.booleans()),
 )

@@ -27,17 +27,27 @@ class Replay(Noise):
             ComfyUI adds 1 on the CPU); with 0 the generator of the first noise goes on
     late    the generator of the steps' noise, if it is another kind: then it begins anew, whatever delta is
     place, of   each draw is made for `of` pictures at once, and row i is the one at `place` (ComfyUI's batches)
+    pictures    of our own noise, where a draw is taken from that; those programs seed their generator anew
     """
 
     def __init__(
-        self, seeds: Sequence[int], draw: Draw, delta: int = 0, *, late: Draw | None = None, place: int = 0, of: int = 1
+        self,
+        seeds: Sequence[int],
+        draw: Draw,
+        delta: int = 0,
+        pictures: Sequence[int] | None = None,
+        *,
+        late: Draw | None = None,
+        place: int = 0,
+        of: int = 1,
     ) -> None:
-        super().__init__(seeds)
+        super().__init__(seeds, pictures)
         assert 0 <= place < of, f"picture {place} of {of}"
         self._draw, self.delta, self._late, self.place, self.of = draw, delta, late, place, of
 
     def __getitem__(self, rows: slice) -> "Replay":
-        return Replay(self.seeds[rows], self._draw, self.delta, late=self._late, place=self.place, of=self.of)
+        more = {"place": self.place, "of": self.of}
+        return Replay(self.seeds[rows], self._draw, self.delta, self.pictures[rows], late=self._late, **more)
 
     def normal(
         self, shape: tuple[int, ...], *, step: int = 0, draw: int = 0, device: torch.device | str | None = None
@@ -88,15 +98,21 @@ def torch_cuda(seed: int, size: int, number: int) -> Tensor:
     return torch.from_numpy(radius * np.sin(_float32(v) * turn + turn / 2))
 
 
-def noise_from(source: str, seeds: Sequence[int], delta: int = 0, *, place: int = 0, of: int = 1) -> Noise:
-    """The noise of a named source for these seeds; UserError for a source that is not known."""
+def noise_from(
+    source: str, seeds: Sequence[int], delta: int = 0, *, turn: int = 0, place: int = 0, of: int = 1
+) -> Noise:
+    """The noise of a named source for these seeds; UserError for a source that is not known.
+
+    turn   which pass over one picture it is for, from 0: no pass shares a number with another. Other programs begin
+           their generators again for each pass
+    """
     if source not in SOURCES:
         raise unknown("noise source", source, SOURCES)
-    draws = SOURCES[source]
+    draws, pictures = SOURCES[source], (turn,) * len(seeds)
     if draws is None:
-        return Noise(seeds)
+        return Noise(seeds, pictures)
     first, late = draws
-    return Replay(seeds, first, delta, late=late, place=place, of=of)
+    return Replay(seeds, first, delta, pictures, late=late, place=place, of=of)
 
 
 def _box_muller(uniform: np.ndarray) -> np.ndarray:

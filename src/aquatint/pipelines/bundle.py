@@ -1,7 +1,7 @@
 """A Bundle: the networks, their tokenizers and their family, ready to paint."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,10 @@ from aquatint.pipelines.record import File, Model
 from aquatint.pipelines.request import Request
 from aquatint.pipelines.shelf import Shelf, shelf
 from aquatint.pipelines.steering import Controls, open_controls
+from aquatint.pipelines.tools import with_tools
 from aquatint.pipelines.vocabulary import Vocabulary
 from aquatint.weights.safety import OpenedChecker, open_safety
+from aquatint.weights.tiny import Tiny
 from aquatint.weights.whole import Whole
 
 
@@ -46,6 +48,7 @@ class Bundle:
     embeddings   words that were learned since (textual inversion): name -> word vectors [n, width] of each encoder
     learned      the files that they are from
     shelf        LoRAs that a request may name;  controls: ControlNets and their like
+    upscalers    files of upscalers that a request may name;  tiny: a tiny autoencoder, for previews and quick decoding
     notes, texts   what was assumed when it was opened; the texts that came with the weights (modelspec.*)
     file           the one file that the weights are from, whose sha256 goes into records; None: none does
     safety         the safety checker that requests may ask
@@ -66,6 +69,8 @@ class Bundle:
     learned: Mapping[str, File] = field(default_factory=dict)
     shelf: Shelf = field(default_factory=Shelf)
     controls: Controls = field(default_factory=Controls)
+    upscalers: Mapping[str, Path] = field(default_factory=dict)
+    tiny: Tiny | None = None
     notes: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     text2: TextEncoder | None = None
@@ -114,8 +119,14 @@ class Bundle:
             return [picture for row in latents.split(1) for picture in images.to_pictures(self._decoded(row))]
 
     def preview(self, latents: Float[Tensor, "1 c h8 w8"]) -> Image.Image:
-        """A quick picture of unfinished latents, one pixel a latent; the first call fits the map (one encoding)."""
-        return self._preview(latents)
+        """A quick picture of unfinished latents: the tiny autoencoder's where there is one, else one pixel a latent.
+
+        The first call without one fits the map (one encoding).
+        """
+        if self.tiny is None:
+            return self._preview(latents)
+        with runtime.exact(self.device, self.threads):
+            return images.to_pictures(torch.nan_to_num(self.tiny.net.decode(latents)))[0]
 
     def paint(self, prompt: str, *, seed: int = 0, **wishes: Any) -> Picture:
         """One picture: `bundle.paint("a cat under a rainbow", seed=7, steps=20)`; wishes are fields of Request."""
@@ -175,6 +186,8 @@ def load(
     image_encoder: str | Path | None = None,
     hashed: bool = True,
     safety: str | Path | None = None,
+    upscalers: Sequence[str | Path] | Mapping[str, Path] = (),
+    tiny: str | Path | None = None,
     **options: Any,
 ) -> Bundle:
     """Open a model and put it where it can paint; without a source, the pocket model that the package carries.
@@ -189,6 +202,7 @@ def load(
               last look with: CLIP's image half, as a file or folder
     hashed    whether the sha256 of a single file goes into records (infotext's "Model hash"): seconds for 4 GB, once
     safety    the folder or file of a safety checker, for requests that ask it
+    upscalers, tiny      files that Hires and `aquatint upscale` may name; a tiny autoencoder (docs/enlarging.md)
     options   of weights.open_model: ema, variant, revision, prediction, tokenizer
 
     Raises UserError for a source that is not there, not whole, or not Stable Diffusion.
@@ -204,28 +218,31 @@ def load(
     plain.prepare(opened.autoencoder.encoder)
     plain.prepare(opened.autoencoder.decoder)
     runtime.return_pages()
-    bundle = Bundle(
-        unet=opened.unet.to(where),
-        autoencoder=opened.autoencoder.to(where),
-        text=opened.text.to(where),
+    beside: dict[str, Any] = {"shelf": ready, "controls": steers.built(opened.family, where, kind), "safety": checker}
+    file = Whole(opened.file) if hashed and opened.file else None
+    bundle = replace(_placed(opened, where, kind, count), file=file, **beside)
+    return with_tools(with_embeddings(bundle, embeddings), upscalers, tiny)
+
+
+def _placed(opened: weights.Opened, device: torch.device, dtype: torch.dtype, threads: int) -> Bundle:
+    """What was opened, where it can paint."""
+    return Bundle(
+        unet=opened.unet.to(device),
+        autoencoder=opened.autoencoder.to(device),
+        text=opened.text.to(device),
         tokenizer=opened.tokenizer,
         family=opened.family,
         name=opened.name,
         digest=opened.digest,
-        device=where,
-        dtype=kind,
-        threads=count,
+        device=device,
+        dtype=dtype,
+        threads=threads,
         vocabulary=Vocabulary.from_json(opened.vocabulary) if opened.vocabulary else None,
         notes=opened.notes,
         texts=opened.metadata,
-        shelf=ready,
-        text2=None if opened.text2 is None else opened.text2.to(where),
+        text2=None if opened.text2 is None else opened.text2.to(device),
         tokenizer2=opened.tokenizer2,
-        controls=steers.built(opened.family, where, kind),
-        file=Whole(opened.file) if hashed and opened.file else None,
-        safety=checker,
     )
-    return with_embeddings(bundle, embeddings)
 
 
 def save(bundle: Bundle, path: str | Path, format: str = "native", **options: Any) -> Path:

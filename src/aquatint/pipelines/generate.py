@@ -1,86 +1,41 @@
 """From a request to pictures: the sentence that the whole house is built round."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
-from aquatint.base import images, runtime
-from aquatint.base.noise import FILL, PRIOR, Noise
+from aquatint.base import runtime
 from aquatint.base.replay import noise_from
-from aquatint.diffusion.denoisers import Denoiser, Pair, first, held
-from aquatint.diffusion.grids import options_of, visited
-from aquatint.diffusion.joined import switched, wrapped
-from aquatint.diffusion.prediction import PREDICTIONS
+from aquatint.diffusion.denoisers import Pair, first
+from aquatint.diffusion.grids import options_of
+from aquatint.diffusion.joined import wrapped
 from aquatint.diffusion.samplers import SAMPLERS
-from aquatint.diffusion.schedule import Level, NoiseSchedule
-from aquatint.pipelines.adapted import adapted, embeddings_of, wanted
+from aquatint.diffusion.steps import Step
+from aquatint.nets.upscaler import Upscaler
 from aquatint.pipelines.bundle import Bundle, finite
-from aquatint.pipelines.edit import Canvas, canvas
-from aquatint.pipelines.encode import tell
-from aquatint.pipelines.guided import Nets, Words, memory, nets_for, pair_for
-from aquatint.pipelines.micro import with_micro
+from aquatint.pipelines.edit import canvas
+from aquatint.pipelines.hires import second
 from aquatint.pipelines.picture import Picture, Progress
-from aquatint.pipelines.prompt import parse
+from aquatint.pipelines.plan import Known, Plan, Script, files_of, known_of, pair_of, planned, script
 from aquatint.pipelines.record import File, record_of
-from aquatint.pipelines.request import Request, Resolved
+from aquatint.pipelines.request import Request
 from aquatint.pipelines.safety import check_safety, judged
-from aquatint.pipelines.steering import Steering, steering
 from aquatint.pipelines.stream import Stream
+from aquatint.pipelines.tools import around, decoded, enlarged, tools_of, upscaler_of
+from aquatint.pipelines.variation import first_noise
 
 Course = Generator[Progress, None, None]
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What all pictures of a request share."""
+class _Making:
+    """A request's passes, each with what its nets are told; what enlarges between them; the files that take part."""
 
-    bundle: Bundle
-    request: Resolved
-    schedule: NoiseSchedule
-    levels: list[Level]
-    nets: Nets
-    canvas: Canvas | None
-    steering: Steering
-    files: tuple[File, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What is there before painting begins.
-
-    x0, mask     the latents of the picture, and where to paint (1) and where to keep it (0); None: everywhere
-    fill         what the masked part begins from
-    from_noise   whether painting begins from noise alone
-    seen         whether the net is shown mask and picture itself, and need not be held to them
-    """
-
-    x0: Tensor
-    mask: Tensor | None
-    fill: str
-    from_noise: bool
-    seen: bool
-
-    def start(self, prior: Tensor, level: Level, eps: Tensor, noise: Noise) -> Tensor:
-        """Where painting begins: the picture at that level of noise, or `prior`."""
-        if self.from_noise:
-            return prior
-        x0 = self.x0
-        if self.mask is not None and self.fill in ("noise", "nothing"):
-            drawn = noise.normal(tuple(x0.shape[1:]), draw=FILL, device=x0.device) if self.fill == "noise" else 0 * x0
-            x0 = x0 * (1 - self.mask) + drawn * self.mask
-        return level.mix(x0, eps)
-
-    def holding(self, denoise: Denoiser, eps: Tensor) -> Denoiser:
-        """The denoiser, held to the picture where the mask says so."""
-        if self.mask is None or self.seen:
-            return denoise
-        return held(denoise, self.x0, 1 - self.mask, eps)
+    plans: Sequence[Plan]
+    scripts: Sequence[Script]
+    way: str | Upscaler
+    files: tuple[File, ...]
 
 
 def generate(bundle: Bundle, request: Request) -> Course:
@@ -91,114 +46,78 @@ def generate(bundle: Bundle, request: Request) -> Course:
     refused here, before the first step; NonFiniteError stops at the first value that is no number.
     """
     resolved = request.resolved(bundle.family)
-    schedule = NoiseSchedule(bundle.family.schedule)
-    levels = visited(resolved.grid, schedule, resolved.steps, dict(resolved.options))[-resolved.made - 1 :]
     over = canvas(resolved.edit, resolved.width, resolved.height) if resolved.edit else None
-    on = adapted(bundle, wanted(bundle, resolved))
-    nets, steered = nets_for(on.bundle.unet, resolved), steering(on.bundle, resolved)
-    files = (*on.files, *embeddings_of(bundle, resolved), *steered.files, *check_safety(bundle, resolved))
-    plan = _Plan(on.bundle, resolved, schedule, levels, nets, over, steered, files)
-    return _pinned(bundle, _pictures(plan))
+    way = upscaler_of(bundle, resolved)
+    plans = [planned(bundle, resolved, resolved.steps, over)]
+    if (later := second(resolved, bundle.family)) is not None:
+        plans.append(planned(bundle, *later, None, plans[0]))
+    files = (*files_of(plans), *tools_of(bundle, resolved, way), *check_safety(bundle, resolved))
+    return _pinned(bundle, _pictures(plans, way, files))
 
 
-def _pictures(plan: _Plan) -> Course:
-    began = time.perf_counter()
-    known = _known(plan)
-    words = _words(plan)
+def _pictures(plans: Sequence[Plan], way: str | Upscaler, files: tuple[File, ...]) -> Course:
+    began, request = time.perf_counter(), plans[0].request
+    known, making = known_of(plans[0]), _Making(plans, [script(plan) for plan in plans], way, files)
     text = time.perf_counter() - began
-    for number, seed in enumerate(plan.request.seeds):
-        progress = Progress(0, plan.request.made, number, len(plan.request.seeds), seed)
-        yield from _picture(plan, _pair(plan, words), known, progress, text)
+    for number, seed in enumerate(request.seeds):
+        progress = Progress(0, request.total, number, len(request.seeds), seed)
+        yield from _picture(making, known, progress, text)
         text = 0.0  # the words were encoded once for all
 
 
-def _picture(plan: _Plan, pair: Pair, known: _Known | None, progress: Progress, text: float) -> Course:
-    """One picture from its seed: noise, steps, decoder."""
+def _picture(making: _Making, known: Known | None, progress: Progress, text: float) -> Course:
+    """One picture from its seed: noise, steps, a second pass where one is asked for, decoder."""
+    seconds = {"text": text, "steps": 0.0, "decode": 0.0}
+    plan, *later = making.plans
+    bundle, request = plan.bundle, plan.request
+    pair, *pairs = map(pair_of, making.plans, making.scripts)
+    last = yield from _pass(plan, pair, known, progress, seconds)
+    x, x0 = last.x, last.x0
+    for after, pair in zip(later, pairs, strict=True):
+        began, hires = time.perf_counter(), request.hires
+        assert hires is not None, "what a second pass is made from"
+        x = x0 = finite(enlarged(bundle, x, request, hires, making.way), "upscaler", bundle)
+        seconds["decode"] += time.perf_counter() - began
+        if hires.strength:
+            last = yield from _pass(after, pair, Known(x), replace(progress, index=request.made), seconds)
+            x, x0 = last.x, last.x0
     began = time.perf_counter()
+    image = decoded(making.plans[-1].bundle, x, request.decoding, around(request))
+    image = plan.canvas.finished(image) if plan.canvas else image
+    image, flagged = judged(bundle, request.alone(progress.seed), image)
+    seconds["decode"] += time.perf_counter() - began
+    record = record_of(replace(request, seeds=(progress.seed,)), bundle.model, bundle.key, making.files)
+    picture = Picture(image, record, seconds, flagged)
+    yield replace(progress, index=progress.total, x0=x0, picture=picture)
+
+
+def _pass(
+    plan: Plan, pair: Pair, known: Known | None, progress: Progress, seconds: dict[str, float]
+) -> Generator[Progress, None, Step]:
+    """From noise, or from what is known, to clean latents: one walk over the levels. Its last step is not told of."""
+    began, before = time.perf_counter(), progress.index
     bundle, request = plan.bundle, plan.request
     sampler, stream = SAMPLERS[request.sampler], request.stream or Stream()
-    noise = noise_from(request.noise, (progress.seed,), request.ensd, place=stream.place, of=stream.of)
-    eps = noise.normal(bundle.latent_shape(request.width, request.height), draw=PRIOR, device=bundle.device)
+    shape, factor = bundle.latent_shape(request.width, request.height), bundle.autoencoder.config.factor
+    where: dict[str, int] = {"turn": plan.turn, "place": stream.place, "of": stream.of}
+    noise = noise_from(request.noise, (progress.seed,), request.ensd, **where)
+    eps = first_noise(
+        request.noise, progress.seed, shape, request.variation, factor=factor, device=bundle.device, **where
+    )
     options = {name: value for name, value in request.options if name not in options_of(request.grid)}
     start = plan.schedule.prior(plan.levels[0], eps, options.pop("start", sampler.start))
     if known is not None:
         start = known.start(start, plan.levels[0], eps, noise)
         pair = wrapped(partial(known.holding, eps=eps), pair)
     options |= {} if request.eta is None else {"eta": request.eta}
-    seconds = {"text": text, "steps": 0.0, "decode": 0.0}
     for step in sampler(first(pair), start, plan.levels, noise, schedule=plan.schedule, pair=pair, **options):
         finite(step.x, f"U-Net (step {step.index + 1})", bundle)
-        progress = replace(progress, index=step.index + 1, x0=step.x0)
+        progress = replace(progress, index=before + step.index + 1, x0=step.x0)
         seconds["steps"] += time.perf_counter() - began
         if progress.index < progress.total:
             yield progress
         began = time.perf_counter()
-    (image,) = bundle.decode(step.x)
-    image = plan.canvas.finished(image) if plan.canvas else image
-    image, flagged = judged(bundle, request.alone(progress.seed), image)
-    seconds["decode"] = time.perf_counter() - began
-    record = record_of(replace(request, seeds=(progress.seed,)), bundle.model, bundle.key, plan.files)
-    yield replace(progress, picture=Picture(image, record, seconds, flagged))
-
-
-def _words(plan: _Plan) -> list[tuple[Level, Nets, Words]]:
-    """What the U-Net is told, and the level to which it is; mostly there is one."""
-    bundle, request = plan.bundle, plan.request
-    prompt = parse(request.prompt, request.grammar, steps=request.made)
-    negative = parse(request.negative, request.grammar, steps=request.made, negative=True)
-    extra, empty = _told_of(plan), None
-    if request.guiding is not None and request.guiding.perp_neg is not None:
-        silence = parse("", request.grammar, steps=request.made, negative=True)
-        alone = tell(bundle, prompt, silence, request.clip_skip)
-        said = with_micro(alone, replace(request, negative=""), bundle.family)[0]
-        empty = replace(said.negative, concat=extra)
-    words = []
-    told_all = with_micro(tell(bundle, prompt, negative, request.clip_skip), request, bundle.family)
-    for told, span in plan.steering.over(told_all):
-        away = replace(told.negative, concat=extra)
-        toward = tuple((weight, replace(cond, concat=extra)) for weight, cond in told.positives)
-        for _, cond in toward:
-            finite(cond.context, "text encoder", bundle)
-        nets, nothing = plan.nets.through(span.steer), None if empty is None else span.away(empty)
-        words.append((plan.levels[told.until], nets, Words(toward, away, nothing)))
-    return words
-
-
-def _pair(plan: _Plan, words: list[tuple[Level, Nets, Words]]) -> Pair:
-    """The U-Net, told these words, as a denoiser with guidance; for CFG++ the negative beside it. One a picture."""
-    prediction, average = PREDICTIONS[plan.bundle.family.prediction], memory(plan.request)
-    how = (prediction, plan.request, plan.levels, average)
-    return switched([(end, pair_for(nets, said, *how)) for end, nets, said in words])
-
-
-def _known(plan: _Plan) -> _Known | None:
-    """The picture that is edited, as latents; None where there is none."""
-    if plan.canvas is None or plan.request.edit is None:
-        return None
-    bundle, edit = plan.bundle, plan.request.edit
-    x0 = finite(bundle.encode(plan.canvas.picture), "encoder", bundle)
-    mask = plan.canvas.latent_mask(x0.shape[2], x0.shape[3])
-    mask = None if mask is None else mask.to(x0.device)
-    seen = bundle.unet.config.channels_in > bundle.autoencoder.config.latents
-    return _Known(x0, mask, edit.fill, from_noise=edit.strength == 1 and mask is not None, seen=seen)
-
-
-def _told_of(plan: _Plan) -> Tensor | None:
-    """For an inpainting U-Net: the mask and the masked picture; without an edit, everything is to be painted.
-
-    Its further channels are the mask (1 where to paint) and the latents of the picture with that part greyed out.
-    """
-    bundle, request, over = plan.bundle, plan.request, plan.canvas
-    if bundle.unet.config.channels_in == bundle.autoencoder.config.latents:
-        return None
-    _, height, width = bundle.latent_shape(request.width, request.height)
-    picture = torch.zeros(1, bundle.autoencoder.config.channels, request.height, request.width, device=bundle.device)
-    mask = torch.ones(1, 1, height, width, device=bundle.device)
-    if over is not None and over.mask is not None:
-        hidden = torch.from_numpy(np.asarray(over.mask).astype(np.float32) >= 128)
-        picture = (images.to_tensor(over.picture) * ~hidden).to(bundle.device)
-        mask = F.max_pool2d(hidden[None, None].float(), bundle.autoencoder.config.factor).to(bundle.device)
-    return torch.cat([mask, bundle.autoencoder.encode(picture)], dim=1)
+    return step
 
 
 def _pinned(bundle: Bundle, pictures: Course) -> Course:

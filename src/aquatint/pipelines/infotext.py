@@ -11,8 +11,10 @@ from aquatint.base.errors import UserError
 from aquatint.diffusion.cfg_pp import SHARE
 from aquatint.diffusion.names import GRID_NAMES, SAMPLER_NAMES, Names, sampler_named
 from aquatint.pipelines.guiding_words import guiding_from, words_of
+from aquatint.pipelines.hires import LATENT_NAMES, PIXEL_NAMES, Hires
 from aquatint.pipelines.record import Record
 from aquatint.pipelines.request import Request
+from aquatint.pipelines.variation import Variation
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,19 @@ def infotext(record: Record) -> str:
         "Model": record.model.name,
         "VAE hash": _of(record, "vae", "sha256"),
         "VAE": _of(record, "vae", "name"),
-        "Denoising strength": request.edit.strength if request.edit else None,
+        **_variation(request.variation),
+        "Denoising strength": _strength(request),
         "Clip skip": request.clip_skip if (request.clip_skip or 1) > 1 else None,
         "ENSD": request.ensd or None,
         "RNG": _RNG.get(request.noise),
         "Eta DDIM" if request.sampler == "ddim" else "Eta": request.eta or None,
+        "Tiling": request.seamless and {"both": "True", "x": "X", "y": "Y"}[request.seamless],
         "CFG rescale": request.rescale or None,
         **words_of(request.guiding),
         "Mask blur": request.edit.blur if request.edit and request.edit.mask else None,
         "Inpaint area": "Only masked" if request.edit and request.edit.masked else None,
         "Masked area padding": request.edit.padding if request.edit and request.edit.masked else None,
+        **_hires(request.hires),
         "Lora hashes": _hashes(record, "lora"),
         "TI hashes": _hashes(record, "embedding"),
         "Hashes": _resources(record),
@@ -143,6 +148,9 @@ def request_from(info: Infotext) -> Request:
         "eta": _float(settings.get("Eta DDIM", settings.get("Eta", ""))),
         "guiding": guiding_from(settings),
         **_own_words(settings),
+        "seamless": {"True": "both", "X": "x", "Y": "y"}.get(settings.get("Tiling", "")),
+        "variation": _variation_from(settings),
+        "hires": _hires_from(settings),
     }
     return config.from_data(Request, words)
 
@@ -163,6 +171,72 @@ def _own_words(settings: Mapping[str, str]) -> dict[str, Any]:
     if "Safety" in settings:
         words["safety"] = settings["Safety"]
     return words
+
+
+def _strength(request: Request) -> float | None:
+    """Of an edit, or of a second pass."""
+    return request.edit.strength if request.edit else request.hires.strength if request.hires else None
+
+
+def _variation(variation: Variation | None) -> dict[str, Any]:
+    if variation is None:
+        return {}
+    sized = f"{variation.width}x{variation.height}" if variation.width else None
+    seed = variation.seed if variation.strength else None
+    return {
+        "Variation seed": seed,
+        "Variation seed strength": variation.strength or None,
+        "Seed resize from": sized,
+    }
+
+
+def _variation_from(settings: Mapping[str, str]) -> dict[str, Any] | None:
+    strength = _float(settings.get("Variation seed strength", "")) or 0.0
+    width, _, height = settings.get("Seed resize from", "").partition("x")
+    sides = {"width": _int(width), "height": _int(height)} if (_int(width) or 0) > 0 and (_int(height) or 0) > 0 else {}
+    if not strength and not sides:
+        return None
+    return {"seed": _int(settings.get("Variation seed", "")) or 0, "strength": strength, **sides}
+
+
+def _hires(hires: Hires | None) -> dict[str, Any]:
+    if hires is None:
+        return {}
+    resize = None if hires.scale else f"{hires.width or 0}x{hires.height or 0}"
+    return {
+        "Hires sampler": _label(SAMPLER_NAMES, hires.sampler),
+        "Hires schedule type": _label(GRID_NAMES, hires.grid),
+        "Hires CFG Scale": hires.guidance,
+        "Hires prompt": hires.prompt,
+        "Hires negative prompt": hires.negative,
+        "Hires upscale": hires.scale,
+        "Hires resize": resize,
+        "Hires steps": hires.steps,
+        "Hires upscaler": (LATENT_NAMES | PIXEL_NAMES).get(hires.upscaler, hires.upscaler),
+    }
+
+
+def _hires_from(settings: Mapping[str, str]) -> dict[str, Any] | None:
+    """The second pass that an infotext tells of; A1111 writes one of "Hires upscale" and "Hires resize"."""
+    width, _, height = settings.get("Hires resize", "").partition("x")
+    scale = _float(settings.get("Hires upscale", ""))
+    if scale is None and not width:
+        return None
+    strength, guidance = _float(settings.get("Denoising strength", "")), _float(settings.get("Hires CFG Scale", ""))
+    found = {
+        "scale": scale,
+        "width": _int(width) or None,
+        "height": _int(height) or None,
+        "upscaler": settings.get("Hires upscaler") or "latent",  # what A1111 takes where none is named
+        "strength": 0.7 if strength is None else strength,
+        "steps": _int(settings.get("Hires steps", "")) or None,
+        "sampler": settings.get("Hires sampler") or None,
+        "grid": settings.get("Hires schedule type") or None,
+        "prompt": settings.get("Hires prompt") or None,
+        "negative": settings.get("Hires negative prompt") or None,
+        "guidance": guidance or None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _scale(request: Request) -> float | None:

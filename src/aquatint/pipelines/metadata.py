@@ -88,6 +88,21 @@ def encode_marked(image: Image.Image, format: str = "png") -> bytes:
     return out.getvalue()
 
 
+def encode_plain(image: Image.Image, format: str = "png", *, marked: bool) -> bytes:
+    """A picture's file without a word of how it was made; with the mark of AI-made media or without."""
+    if format not in images.MIME:
+        raise unknown("picture format", format, images.MIME)
+    out, options = io.BytesIO(), dict[str, Any]()
+    if marked and format == "png":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt(_XMP_CHUNK, xmp(None, MARK_OF_EDITS))
+    elif marked:
+        options["xmp"] = xmp(None, MARK_OF_EDITS).encode()
+    options |= {"jpeg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True, "quality": 80}}.get(format, {})
+    image.save(out, format.upper(), **options)
+    return out.getvalue()
+
+
 def find(image: Image.Image) -> Found:
     """What the file of a picture, as `base.images.decode` opened it, says about its making."""
     info = {key: value for key, value in image.info.items() if isinstance(key, str)}

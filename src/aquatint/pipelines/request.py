@@ -1,7 +1,6 @@
 """What one may ask for: a Request is a value, checked when it is made, the same at every door."""
 
 import math
-import operator
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -16,17 +15,23 @@ from aquatint.diffusion.grids import GRIDS, options_of
 from aquatint.diffusion.names import grid_named, sampler_named
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.families import Family
+from aquatint.pipelines.checks import number as _found
+from aquatint.pipelines.checks import shown as _shown
+from aquatint.pipelines.checks import whole as _whole
 from aquatint.pipelines.control import Control
 from aquatint.pipelines.control import checked as checked_controls
 from aquatint.pipelines.edit import Edit
 from aquatint.pipelines.guiding import Guiding
 from aquatint.pipelines.guiding import checked as checked_guiding
+from aquatint.pipelines.hires import Hires
 from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.lora import checked as checked_loras
 from aquatint.pipelines.micro import Micro
 from aquatint.pipelines.prompt import GRAMMARS
 from aquatint.pipelines.safety import ACTIONS
 from aquatint.pipelines.stream import Stream
+from aquatint.pipelines.tiling import Decoding, Seamless, Tiling
+from aquatint.pipelines.variation import Variation
 
 LONGEST_PROMPT = 6_000  # characters; what any of them needs in a JPEG's or WebP's metadata still fits its 64 KiB
 LARGEST_SIDE = 4_096  # pixels
@@ -65,6 +70,10 @@ class Request:
     stream             which picture of a batch that was drawn from one stream of noise (not of ours)
     safety             what becomes of pictures that the safety checker flags: "note", "blur" or "refuse"; "off" asks
                        it nothing (pipelines/safety.py)
+    variation, hires   a turn towards another seed's noise; a second, larger pass (docs/enlarging.md, as the next three)
+    tiling             windows in which the net is asked, for pictures larger than it was trained for
+    seamless           edges that meet: "x" (left and right), "y" or "both"
+    decoding           how latents become pixels: by tiles, or by the tiny autoencoder
 
     Raises UserError for a value out of range.
     """
@@ -92,6 +101,11 @@ class Request:
     controls: tuple[Control, ...] = ()
     stream: Stream | None = None
     safety: str = "off"
+    variation: Variation | None = None
+    hires: Hires | None = None
+    tiling: Tiling | None = None
+    seamless: Seamless | None = None
+    decoding: Decoding | None = None
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)
@@ -116,6 +130,7 @@ class Request:
             "guiding": checked_guiding(self.guiding),
             "controls": checked_controls(self.controls),
             "safety": _name("safety", self.safety, ACTIONS) or "off",
+            "seamless": _name("seamless", self.seamless, ("x", "y", "both")),
         }
         if not self.prompt.strip():
             raise UserError("The prompt is empty.", "A few words that say what to paint.")
@@ -123,6 +138,9 @@ class Request:
             raise UserError(f"ensd = {self.ensd} with our own noise.", 'The noise sources "cpu" or "nv".')
         if self.stream is not None and self.noise == "aquatint":
             raise UserError("stream with our own noise.", 'The noise sources "cpu", "nv" or "cpu+nv".')
+        for one, other in (("hires", "edit"), ("tiling", "seamless")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise UserError(f"{one} together with {other}.", "One of the two.")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -195,6 +213,11 @@ class Resolved(Request):
         """The steps that are made: all of them, or an edit's share."""
         return self.steps if self.edit is None else int(self.steps * self.edit.strength)
 
+    @property
+    def total(self) -> int:
+        """The steps of all passes."""
+        return self.made + (self.hires.steps or self.steps if self.hires and self.hires.strength else 0)
+
 
 def usual_grid(family: Family, sampler: str) -> str:
     """The grid that goes with a sampler: the family's own for its own sampler, else the one the sampler is known with.
@@ -266,28 +289,8 @@ def _seeds(value: Any) -> tuple[int, ...]:
     return tuple(_whole("seed", seed, 0, LARGEST_SEED) for seed in seeds)
 
 
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or not low <= number <= high:
-        raise UserError(f"{name} = {_shown(value)}.", f"A whole number from {low} to {high}.")
-    return number
-
-
 def _number(name: str, value: Any, low: float, high: float) -> float | None:
-    if value is None:
-        return None
-    number = math.nan
-    if not isinstance(value, bool | str | bytes):
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-    if not low <= number <= high:
-        raise UserError(f"{name} = {_shown(value)}.", f"A number from {low:g} to {high:g}.")
-    return number + 0.0  # -0.0 and 0.0 are one value, and one picture
+    return None if value is None else _found(name, value, low, high)
 
 
 def _sampler(value: Any) -> tuple[str | None, str | None]:
@@ -321,8 +324,3 @@ def _name(kind: str, value: Any, known: Iterable[str]) -> str | None:
     if value is None or (isinstance(value, str) and value in known):
         return value
     raise unknown(kind, str(value)[:80], known)
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."

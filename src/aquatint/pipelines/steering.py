@@ -122,6 +122,7 @@ class Steering:
 
     spans: tuple[Span, ...]
     files: tuple[File, ...] = ()
+    shaped: bool = False  # whether hints take part that are of the picture's size
 
     def over(self, told: Sequence[Told]) -> Iterator[tuple[Told, Span]]:
         """What the net is told, split where it is steered otherwise, with how it is steered."""
@@ -162,7 +163,8 @@ def steering(bundle: "Bundle", request: "Resolved") -> Steering:
     used = {loaded.file for _, loaded in rows}
     if any(isinstance(loaded.net, PicturePrompt) for _, loaded in rows) and bundle.controls.tower_file is not None:
         used.add(bundle.controls.tower_file)
-    return Steering(spans, tuple(sorted(used, key=lambda file: (file.kind, file.name))))
+    shaped = any(row.hint is not None or row.features for row in ready)
+    return Steering(spans, tuple(sorted(used, key=lambda file: (file.kind, file.name))), shaped)
 
 
 def _rank(wish: Control, loaded: Loaded) -> tuple[object, ...]:

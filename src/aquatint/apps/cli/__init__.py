@@ -15,6 +15,7 @@ _HERE = "aquatint.apps.cli"
 COMMANDS = {
     "generate": ("generate:generate", "Paint pictures for a prompt."),
     "again": ("again:again", "Paint a picture again from its own metadata, and compare."),
+    "upscale": ("upscale:upscale", "Enlarge a picture, by a filter or an ESRGAN file."),
     "grid": ("grid:grid", "Paint one request along axes, as a labelled sheet."),
     "sheet": ("sheet:sheet", "Lay pictures out on a contact sheet."),
     "info": ("info:info", "Say all that a picture's file tells of its making."),

@@ -98,23 +98,31 @@ def recorded(adapting: Adapting | None, record: "Record | None") -> dict[str, An
 def check_files(record: "Record | None", bundle: "Bundle", request: "Request", anyway: bool) -> None:
     """Whether the adapters that a picture was painted with are at hand, and the same, and no others."""
     from aquatint.pipelines.adapted import adapted, embeddings_of, wanted
+    from aquatint.pipelines.hires import passes
     from aquatint.pipelines.safety import check_safety
+    from aquatint.pipelines.tools import tools_of, upscaler_of
 
     if record is None or anyway:
         return
-    recorded = [file for file in record.files if file.kind in ("lora", "embedding", "safety")]
+    there = {
+        "lora": lambda name: bool(bundle.shelf),
+        "embedding": lambda name: name in bundle.learned,
+        "safety": lambda name: bundle.safety is not None,
+        "upscaler": lambda name: name in bundle.upscalers,
+        "tiny": lambda name: bundle.tiny is not None,
+    }
+    recorded = [file for file in record.files if file.kind in there]  # controls: apps/cli/control.py
     for file in recorded:
-        option = {"lora": "--lora FILE", "safety": "--safety FILE"}.get(file.kind, "--embedding FILE")
-        shelf = bundle.safety is not None if file.kind == "safety" else bool(bundle.shelf)
-        there = file.name in bundle.learned if file.kind == "embedding" else shelf
-        if not there:
+        option = f"--{file.kind} FILE"
+        if not there[file.kind](file.name):
             raise UserError(
                 f'The picture was painted with the {file.kind} "{file.name}" (sha256 {file.sha256[:10]}).',
                 "That file again: a record names files and holds none.",
                 f"Give it with {option}.",
             )
-    added = (*embeddings_of(bundle, request), *check_safety(bundle, request))
-    now = (*adapted(bundle, wanted(bundle, request)).files, *added)
+    now = [file for one in passes(request) for file in adapted(bundle, wanted(bundle, one)).files]
+    now += [file for one in passes(request) for file in embeddings_of(bundle, one)]
+    now += [*tools_of(bundle, request, upscaler_of(bundle, request)), *check_safety(bundle, request)]
     before, after = ({(file.kind, file.name): file.sha256 for file in rows} for rows in (recorded, now))
     for kind, name in sorted({*before, *after}):
         if before.get((kind, name)) != after.get((kind, name)):

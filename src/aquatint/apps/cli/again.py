@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from aquatint.apps.cli.adapters import Adapting, check_files, recorded
 from aquatint.apps.cli.control import Controlling, check_controls, recorded_controls, with_control_pictures
 from aquatint.apps.cli.elsewhere import settled, started
+from aquatint.apps.cli.enlarge import Tools, opening_tools
 from aquatint.apps.cli.generate import Machine, Source, line, open_bundle
 from aquatint.apps.cli.output import FORMATS, SUFFIXES, Output
 from aquatint.base import files
@@ -65,6 +66,7 @@ def again(
     adapting: Adapting | None = None,
     safety: Annotated[Path | None, Parameter(help="The safety checker that was asked.")] = None,
     controlling: Controlling | None = None,
+    tools: Tools | None = None,
 ) -> int:
     """Paint a picture again from its own metadata, and compare.
 
@@ -81,7 +83,8 @@ def again(
     beside = str(picture.with_name(f"{picture.stem}-again{suffix}"))
     output = None if wanted.check else Output(wanted.out or beside, None, 1)
     try:
-        files = recorded(adapting, record) | recorded_controls(controlling, record) | {"safety": safety}
+        files = recorded(adapting, record) | recorded_controls(controlling, record)
+        files |= {"safety": safety} | opening_tools(tools, record=record)
         bundle = open_bundle(source, as_recorded(machine or Machine(), record), files)
         account = None
         if original.reading is not None:
@@ -233,7 +236,7 @@ def paint(bundle: "Bundle", request: "Request") -> "Picture":
     from aquatint.pipelines.generate import generate
 
     course = generate(bundle, request.alone(request.seeds[0]))
-    with Screen(request.resolved(bundle.family).made, 1) as screen:
+    with Screen(request.resolved(bundle.family).total, 1) as screen:
         for progress in course:
             screen.step(progress.index, progress.total, progress.number, progress.count, progress.seed)
             if progress.picture is not None:

@@ -17,6 +17,7 @@ from aquatint.apps.cli.adapters import Adapting, opening, read_loras, tell_notes
 from aquatint.apps.cli.chance import Chance
 from aquatint.apps.cli.control import Controlling, opening_controls, read_controls
 from aquatint.apps.cli.edit import Editing, read_edit
+from aquatint.apps.cli.enlarge import Enlarging, Tools, opening_tools, read_enlarging, varied
 from aquatint.apps.cli.guard import Guarding, guarded
 from aquatint.apps.cli.guiding import Guidance, read_guiding
 from aquatint.apps.cli.many import Finish, Many, check_prompt, spread
@@ -113,6 +114,8 @@ def generate(
     many: Many | None = None,
     guarding: Guarding | None = None,
     controlling: Controlling | None = None,
+    enlarging: Enlarging | None = None,
+    tools: Tools | None = None,
 ) -> None:
     """Paint pictures for a prompt.
 
@@ -122,13 +125,14 @@ def generate(
     wishes, showing, many = wishes or Wishes(), showing or Showing(), many or Many()
     words = check_prompt(prompt, many)
     request = replace(read_request(words, wishes), edit=read_edit(editing), loras=read_loras(adapting))
-    request = replace(request, guiding=read_guiding(guidance), micro=read_micro(sizing))
+    request = replace(request, guiding=read_guiding(guidance), micro=read_micro(sizing), **read_enlarging(enlarging))
     request, checker = guarded(replace(request, controls=read_controls(controlling)), guarding)
-    requests = spread(request, many, chance)
+    requests = varied(spread(request, many, chance))
     finish = Finish(many)
     output = Output(showing.out, showing.format, sum(len(one.seeds) for one in requests))
+    files = opening(adapting) | opening_controls(controlling) | opening_tools(tools, enlarging) | checker
     try:
-        bundle = open_bundle(source, machine, opening(adapting) | opening_controls(controlling) | checker)
+        bundle = open_bundle(source, machine, files)
         for request in requests:
             request.resolved(bundle.family)
         for request in requests:
@@ -215,7 +219,7 @@ def paint(bundle: "Bundle", request: "Request", output: Output, showing: Showing
     tell_notes(bundle, request)
     began = time.perf_counter()
     with ExitStack() as stack:
-        screen = stack.enter_context(Screen(request.resolved(bundle.family).made, len(request.seeds)))
+        screen = stack.enter_context(Screen(request.resolved(bundle.family).total, len(request.seeds)))
         sketch = stack.enter_context(Sketch(bundle, request, output, screen)) if showing.preview else None
         for progress in course:
             screen.step(progress.index, progress.total, progress.number, progress.count, progress.seed)

@@ -49,5 +49,5 @@ class Sketch:
 def png(bundle: Bundle, latents: Tensor) -> bytes:
     """A preview as the bytes of a PNG file, at the picture's own size."""
     picture, factor, out = bundle.preview(latents), bundle.autoencoder.config.factor, io.BytesIO()
-    picture.resize((picture.width * factor, picture.height * factor)).save(out, "PNG")
+    picture.resize((latents.shape[3] * factor, latents.shape[2] * factor)).save(out, "PNG")
     return out.getvalue()

@@ -1,0 +1,69 @@
+"""The sheet of larger pictures and variations in docs/enlarging.md, painted by the pocket model.
+
+python benchmarks/enlarging.py --write docs/enlarging-sheet.jpg
+"""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+import aquatint
+from aquatint import Hires, Tiling, Variation
+from aquatint.base.images import sheet as side_by_side
+from aquatint.pipelines.sweep import labelled
+
+HIRES = (("latent", 0.7), ("latent_bicubic", 0.7), ("lanczos", 0.4), ("lanczos", 0.7))
+
+
+def sheet(bundle: aquatint.Bundle) -> Image.Image:
+    """Rows: from one seed to another; from 128 pixels to 256; a tile laid four times, a wide canvas by windows."""
+    turned = [
+        bundle.paint("a cat in a meadow", seed=4, variation=Variation(9, share)).image
+        for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    ]
+    first = labelled(turned, ["seed 4", "0.2", "0.4", "0.6", "0.8", "seed 9"], [""])
+    small = bundle.paint("a cat in a meadow", seed=4).image
+    large = [small.resize((256, 256), Image.Resampling.LANCZOS)]
+    large += [
+        bundle.paint("a cat in a meadow", seed=4, hires=Hires(upscaler=name, strength=strength)).image
+        for name, strength in HIRES
+    ]
+    second = labelled(large, ["128, enlarged", *(f"{name}, {strength:g}" for name, strength in HIRES)], [""])
+    tile = bundle.paint("a red apple on a blue background", seed=6, seamless="both").image
+    plain = bundle.paint("a red apple on a blue background", seed=6).image
+    wide = bundle.paint("a cat in a meadow", seed=4, width=256, tiling=Tiling(128, 128, 64, "gaussian")).image
+    alone = bundle.paint("a cat in a meadow", seed=4, width=256).image
+    rolled = [side_by_side([one] * 4, 2).crop((64, 64, 192, 192)) for one in (plain, tile)]
+    third = [
+        labelled([side_by_side([tile] * 4, 2)], ["seamless, laid 2 x 2"], [""]),
+        labelled(rolled, ["where four meet", "seamless"], [""]),
+        labelled([alone, wide], ["256 x 128 at once", "in windows of 128"], [""]),
+    ]
+    last = _beside(third)
+    return _below([first, second, last])
+
+
+def _beside(parts: list[Image.Image]) -> Image.Image:
+    made = Image.new("RGB", (sum(part.width for part in parts), max(part.height for part in parts)), "white")
+    for index, part in enumerate(parts):
+        made.paste(part, (sum(before.width for before in parts[:index]), 0))
+    return made
+
+
+def _below(parts: list[Image.Image]) -> Image.Image:
+    made = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
+    for index, part in enumerate(parts):
+        made.paste(part, (0, sum(before.height for before in parts[:index])))
+    return made
+
+
+def main() -> None:
+    """Paint and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, required=True)
+    sheet(aquatint.load()).save(parser.parse_args().write, quality=85)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""A pass over a picture, planned: which nets are asked, what they are told, at which levels, from what it begins."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aquatint.base import images
+from aquatint.base.errors import UserError
+from aquatint.base.noise import FILL, Noise
+from aquatint.diffusion.denoisers import Denoiser, Pair, held
+from aquatint.diffusion.grids import visited
+from aquatint.diffusion.joined import switched
+from aquatint.diffusion.prediction import PREDICTIONS
+from aquatint.diffusion.schedule import Level, NoiseSchedule
+from aquatint.diffusion.windows import Window, windowed, windows
+from aquatint.pipelines.adapted import adapted, embeddings_of, wanted
+from aquatint.pipelines.bundle import Bundle, finite
+from aquatint.pipelines.edit import Canvas
+from aquatint.pipelines.encode import tell
+from aquatint.pipelines.guided import Nets, Words, memory, nets_for, pair_for
+from aquatint.pipelines.micro import with_micro
+from aquatint.pipelines.prompt import parse
+from aquatint.pipelines.record import File
+from aquatint.pipelines.request import Resolved
+from aquatint.pipelines.steering import Steering, steering
+from aquatint.pipelines.tools import around, encoded, tileable
+
+Script = list[tuple[Level, Nets, Words]]  # which nets are asked, told what, and down to which level
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all pictures of a request share in one pass.
+
+    turn   which pass it is, from 0
+    """
+
+    bundle: Bundle
+    request: Resolved
+    schedule: NoiseSchedule
+    levels: list[Level]
+    nets: Nets
+    steering: Steering
+    canvas: Canvas | None
+    files: tuple[File, ...] = ()
+    turn: int = 0
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is there before painting begins.
+
+    x0, mask     the latents of the picture, and where to paint (1) and where to keep it (0); None: everywhere
+    fill         what the masked part begins from
+    from_noise   whether painting begins from noise alone
+    seen         whether the net is shown mask and picture itself, and need not be held to them
+    """
+
+    x0: Tensor
+    mask: Tensor | None = None
+    fill: str = "original"
+    from_noise: bool = False
+    seen: bool = False
+
+    def start(self, prior: Tensor, level: Level, eps: Tensor, noise: Noise) -> Tensor:
+        """Where painting begins: the picture at that level of noise, or `prior`."""
+        if self.from_noise:
+            return prior
+        x0 = self.x0
+        if self.mask is not None and self.fill in ("noise", "nothing"):
+            drawn = noise.normal(tuple(x0.shape[1:]), draw=FILL, device=x0.device) if self.fill == "noise" else 0 * x0
+            x0 = x0 * (1 - self.mask) + drawn * self.mask
+        return level.mix(x0, eps)
+
+    def holding(self, denoise: Denoiser, eps: Tensor) -> Denoiser:
+        """The denoiser, held to the picture where the mask says so."""
+        if self.mask is None or self.seen:
+            return denoise
+        return held(denoise, self.x0, 1 - self.mask, eps)
+
+
+def planned(bundle: Bundle, request: Resolved, steps: int, over: Canvas | None, before: Plan | None = None) -> Plan:
+    """One pass: the last of the levels of a grid of that many steps; the pass before lends its nets if it can.
+
+    Raises UserError for all of the request that the bundle cannot do.
+    """
+    schedule = NoiseSchedule(bundle.family.schedule)
+    levels = visited(request.grid, schedule, steps, dict(request.options))[-request.made - 1 :]
+    loras = wanted(bundle, request)
+    if before is not None and loras == wanted(bundle, before.request):
+        on, files = before.bundle, before.files
+    else:
+        changed = adapted(bundle, loras)
+        on, files = tileable(changed.bundle, around(request)), changed.files
+    nets, steered = nets_for(on.unet, request), steering(on, request)
+    every = tuple(dict.fromkeys((*files, *embeddings_of(bundle, request), *steered.files)))
+    turn = 0 if before is None else before.turn + 1
+    plan = Plan(on, request, schedule, levels, nets, steered, over, every, turn)
+    _check_windows(plan)
+    return plan
+
+
+def script(plan: Plan) -> Script:
+    """What the nets are told, prompt and negative encoded; mostly there is one row."""
+    bundle, request = plan.bundle, plan.request
+    prompt = parse(request.prompt, request.grammar, steps=request.made)
+    negative = parse(request.negative, request.grammar, steps=request.made, negative=True)
+    extra, empty = _told_of(plan), None
+    if request.guiding is not None and request.guiding.perp_neg is not None:
+        silence = parse("", request.grammar, steps=request.made, negative=True)
+        alone = tell(bundle, prompt, silence, request.clip_skip)
+        empty = with_micro(alone, replace(request, negative=""), bundle.family)[0].negative
+    rows = []
+    told_all = with_micro(tell(bundle, prompt, negative, request.clip_skip), request, bundle.family)
+    for told, span in plan.steering.over(told_all):
+        away = replace(told.negative, concat=extra)
+        toward = tuple((weight, replace(cond, concat=extra)) for weight, cond in told.positives)
+        for _, cond in toward:
+            finite(cond.context, "text encoder", bundle)
+        nothing = None if empty is None else replace(span.away(empty), concat=extra)
+        rows.append((plan.levels[told.until], plan.nets.through(span.steer), Words(toward, away, nothing)))
+    return rows
+
+
+def pair_of(plan: Plan, told: Script) -> Pair:
+    """The nets, told these words, as a denoiser with guidance; for CFG++ the negative beside it. New for each picture."""
+    prediction, average = PREDICTIONS[plan.bundle.family.prediction], memory(plan.request)
+    how = (prediction, plan.request, plan.levels, average)
+    pair = switched([(end, pair_for(nets, words, *how)) for end, nets, words in told])
+    return pair if plan.request.tiling is None else windowed(pair, _windows(plan), plan.request.tiling.weights)
+
+
+def known_of(plan: Plan) -> Known | None:
+    """The picture that is edited, as latents; None where there is none."""
+    if plan.canvas is None or plan.request.edit is None:
+        return None
+    bundle, edit = plan.bundle, plan.request.edit
+    x0 = encoded(bundle, plan.canvas.picture, plan.request.decoding, around(plan.request))
+    finite(x0, "encoder", bundle)
+    mask = plan.canvas.latent_mask(x0.shape[2], x0.shape[3])
+    mask = None if mask is None else mask.to(x0.device)
+    seen = bundle.unet.config.channels_in > bundle.autoencoder.config.latents
+    return Known(x0, mask, edit.fill, from_noise=edit.strength == 1 and mask is not None, seen=seen)
+
+
+def files_of(plans: Iterable[Plan]) -> tuple[File, ...]:
+    """The files besides the model that take part, each once."""
+    return tuple(dict.fromkeys(file for plan in plans for file in plan.files))
+
+
+def _windows(plan: Plan) -> list[Window]:
+    """The windows of a pass, in latents."""
+    usual, request, factor = plan.bundle.family.defaults, plan.request, plan.bundle.autoencoder.config.factor
+    assert request.tiling is not None, "only asked where there are windows"
+    width, height, overlap = (side // factor for side in request.tiling.sized(usual.width, usual.height))
+    return windows(request.height // factor, request.width // factor, height, width, overlap)
+
+
+def _check_windows(plan: Plan) -> None:
+    """UserError for what sees or remembers the whole picture, where the net is asked about several windows of it."""
+    request, bundle = plan.request, plan.bundle
+    if request.tiling is None or len(_windows(plan)) == 1:
+        return
+    if bundle.unet.config.channels_in > bundle.autoencoder.config.latents:
+        raise UserError(
+            f"tiling with {bundle.family.name}, whose net is shown more than the latents.", "Another model."
+        )
+    if plan.steering.shaped:
+        raise UserError(
+            "tiling together with ControlNets or T2I-Adapters, whose hints are of one size.", "One of them."
+        )
+    if request.guiding is not None and request.guiding.apg is not None and request.guiding.apg.momentum:
+        raise UserError("tiling together with guiding.apg.momentum.", "A momentum of 0.")
+
+
+def _told_of(plan: Plan) -> Tensor | None:
+    """For an inpainting U-Net: the mask and the masked picture; without an edit, everything is to be painted.
+
+    Its further channels are the mask (1 where to paint) and the latents of the picture with that part greyed out.
+    """
+    bundle, request, over = plan.bundle, plan.request, plan.canvas
+    if bundle.unet.config.channels_in == bundle.autoencoder.config.latents:
+        return None
+    _, height, width = bundle.latent_shape(request.width, request.height)
+    picture = torch.zeros(1, bundle.autoencoder.config.channels, request.height, request.width, device=bundle.device)
+    mask = torch.ones(1, 1, height, width, device=bundle.device)
+    if over is not None and over.mask is not None:
+        hidden = torch.from_numpy(np.asarray(over.mask).astype(np.float32) >= 128)
+        picture = (images.to_tensor(over.picture) * ~hidden).to(bundle.device)
+        mask = F.max_pool2d(hidden[None, None].float(), bundle.autoencoder.config.factor).to(bundle.device)
+    return torch.cat([mask, bundle.autoencoder.encode(picture)], dim=1)
