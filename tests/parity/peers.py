@@ -105,6 +105,7 @@ def unet_twins(config: UNetConfig, seed: int = 0) -> tuple[UNet, nn.Module]:
             use_linear_projection=config.linear,
             class_embed_type="projection" if config.vector else None,
             projection_class_embeddings_input_dim=config.vector or None,
+            time_cond_proj_dim=config.guidance or None,
         )
     return ours, _given(ours, theirs, config)
 
@@ -216,12 +217,22 @@ def compare_unet(name: str, config: UNetConfig, size: tuple[int, int], batch: in
     x, context = noise(batch, config.channels_in, *size), noise(batch, tokens, config.context, seed=2)
     t = torch.tensor([981.0, 21.0, 500.0, 0.0])[:batch]
     vector = noise(batch, config.vector, seed=4) if config.vector else None
+    w = torch.tensor([7.5, 0.25, 3.0, 0.0])[:batch] if config.guidance else None
+    heard = None if w is None else guidance_embedding(w, config.guidance)
     return _compared(
         f"{name} U-Net",
         f"{_shape(x)}, {tokens} tokens",
-        lambda: ours(x, t, context, vector),
-        lambda: theirs(x, t, context, class_labels=vector).sample,
+        lambda: ours(x, t, context, vector, w),
+        lambda: theirs(x, t, context, class_labels=vector, timestep_cond=heard).sample,
     )
+
+
+def guidance_embedding(w: Tensor, width: int) -> Tensor:
+    """What diffusers' latent consistency pipeline tells its U-Net of the guidance."""
+    from diffusers import LatentConsistencyModelPipeline
+
+    made: Tensor = LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, w, embedding_dim=width)
+    return made
 
 
 @torch.no_grad()

@@ -6,7 +6,19 @@ from pathlib import Path
 
 import torch
 
-from aquatint.families import FAMILIES, POCKET, SD15, SD15_INPAINT, SD21, SD21_V, TINY, Family
+from aquatint.families import (
+    FAMILIES,
+    POCKET,
+    SD15,
+    SD15_INPAINT,
+    SD15_LCM,
+    SD15_PIX2PIX,
+    SD21,
+    SD21_DEPTH,
+    SD21_V,
+    TINY,
+    Family,
+)
 from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.text import TextEncoder
 from aquatint.nets.tokenizer import Tokenizer
@@ -16,6 +28,7 @@ from aquatint.weights.keymap import PARTS, config_of, shapes
 from aquatint.weights.writer import Outgoing
 
 VOCABULARY = 600
+KINDS = SD15_PIX2PIX, SD15_LCM, SD21_DEPTH
 
 
 def narrow(family: Family) -> Family:
@@ -36,7 +49,7 @@ def narrow(family: Family) -> Family:
     )
 
 
-SMALL = {row.name: narrow(row) for row in (SD15, SD15_INPAINT, SD21, SD21_V)} | {"TINY": TINY}
+SMALL = {row.name: narrow(row) for row in (SD15, SD15_INPAINT, *KINDS, SD21, SD21_V)} | {"TINY": TINY}
 # The pocket model's own traits (no norms in the autoencoder, another decoder, a projection) in fewer numbers.
 POCKET_SMALL = replace(
     POCKET,

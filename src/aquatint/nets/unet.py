@@ -7,7 +7,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aquatint.nets.blocks import Grow, Perceptron, ResBlock, Shrink, Transformer2d, conv3, group_norm, sinusoids
+from aquatint.nets.blocks import (
+    Grow,
+    Perceptron,
+    ResBlock,
+    Shrink,
+    Transformer2d,
+    conv3,
+    group_norm,
+    guidance_sinusoids,
+    sinusoids,
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,7 @@ class UNetConfig:
     context     width of the text embeddings
     vector      width of one more embedding, added to the time's (pooled text; SDXL's added conditions); 0: none
     linear      linear projections around the transformers (SD 2.x), or 1x1 convolutions (SD 1.x)
+    guidance    width of the guidance scale's embedding, for a net distilled from guidance (LCM); 0: it hears none
     """
 
     stages: tuple[Stage, ...]
@@ -39,6 +50,7 @@ class UNetConfig:
     vector: int = 0
     groups: int = 32
     linear: bool = False
+    guidance: int = 0
 
     @property
     def time(self) -> int:
@@ -107,6 +119,7 @@ class UNet(nn.Module):
         stages, first = config.stages, config.stages[0].width
         self.time = Perceptron(first, config.time)
         self.vector = Perceptron(config.vector, config.time) if config.vector else None
+        self.guidance = nn.Linear(config.guidance, first, bias=False) if config.guidance else None
         self.enter = conv3(config.channels_in, first)
         skips, inside = [first], first
         self.descent = nn.ModuleList()
@@ -130,14 +143,20 @@ class UNet(nn.Module):
         t: Float[Tensor, " b"],
         context: Float[Tensor, "b n c"],
         vector: Float[Tensor, "b v"] | None = None,
+        guidance: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b o h w"]:
         """Latents x [b, 4, h, w] at times t [b] (schedule steps, 0..999), text [b, 77, context] -> [b, 4, h, w].
 
-        The net casts to its own precision inside and answers in x's.
+        guidance is w = scale - 1 for each row, for a net that hears it (UNetConfig.guidance). The net casts to its own
+        precision inside and answers in x's.
         """
         given, dtype = x.dtype, self.enter.weight.dtype
         x, context = x.to(dtype), context.to(dtype)
-        time = self.time(sinusoids(t, self.config.stages[0].width).to(dtype))
+        waves = sinusoids(t, self.config.stages[0].width).to(dtype)
+        if self.guidance is not None:
+            assert guidance is not None, "this U-Net was built to hear its guidance"
+            waves = waves + self.guidance(guidance_sinusoids(guidance, self.config.guidance).to(dtype))
+        time = self.time(waves)
         if self.vector is not None:
             assert vector is not None, "this U-Net was built to take a vector"
             time = time + self.vector(vector.to(dtype))

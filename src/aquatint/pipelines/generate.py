@@ -5,20 +5,19 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from aquatint.base import images, runtime
+from aquatint.base import runtime
 from aquatint.base.noise import FILL, PRIOR, Noise
 from aquatint.base.replay import noise_from
 from aquatint.diffusion.denoisers import Denoiser, Pair, alike, first, guided, held, paired
 from aquatint.diffusion.grids import options_of, visited
 from aquatint.diffusion.joined import composed, composed_pair, switched, wrapped
+from aquatint.diffusion.pictured import pictured_pair
 from aquatint.diffusion.prediction import PREDICTIONS
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.diffusion.schedule import Level, NoiseSchedule
+from aquatint.nets.distilled import hearing
 from aquatint.pipelines.adapted import adapted, embeddings_of, wanted
 from aquatint.pipelines.bundle import Bundle, finite
 from aquatint.pipelines.edit import Canvas, canvas
@@ -27,6 +26,7 @@ from aquatint.pipelines.picture import Picture, Progress
 from aquatint.pipelines.prompt import parse
 from aquatint.pipelines.record import File, record_of
 from aquatint.pipelines.request import Request, Resolved
+from aquatint.pipelines.shown import check_shown, shown
 
 Course = Generator[Progress, None, None]
 
@@ -86,6 +86,7 @@ def generate(bundle: Bundle, request: Request) -> Course:
     resolved = request.resolved(bundle.family)
     schedule = NoiseSchedule(bundle.family.schedule)
     levels = visited(resolved.grid, schedule, resolved.steps, dict(resolved.options))[-resolved.made - 1 :]
+    check_shown(bundle.family, resolved)
     over = canvas(resolved.edit, resolved.width, resolved.height) if resolved.edit else None
     on = adapted(bundle, wanted(bundle, resolved))
     plan = _Plan(on.bundle, resolved, schedule, levels, over, (*on.files, *embeddings_of(bundle, resolved)))
@@ -135,7 +136,8 @@ def _pair(plan: _Plan) -> Pair:
     bundle, request = plan.bundle, plan.request
     prompt = parse(request.prompt, request.grammar, steps=request.made)
     negative = parse(request.negative, request.grammar, steps=request.made, negative=True)
-    extra = _told_of(plan)
+    extra = shown(bundle, request, plan.canvas)
+    unet, guidance = hearing(bundle.unet, request.guidance)
     prediction = PREDICTIONS[bundle.family.prediction]
     parts = []
     for told in tell(bundle, prompt, negative, request.clip_skip):
@@ -143,9 +145,11 @@ def _pair(plan: _Plan) -> Pair:
         toward = [(weight, replace(cond, concat=extra)) for weight, cond in told.positives]
         for _, cond in toward:
             finite(cond.context, "text encoder", bundle)
-        how = (away, request.guidance, request.rescale)
-        several, only, unet = len(toward) > 1, toward[0][1], bundle.unet
-        if SAMPLERS[request.sampler].pair:
+        how = (away, guidance, request.rescale)
+        several, only = len(toward) > 1, toward[0][1]
+        if request.picture_guidance is not None:
+            both = pictured_pair(unet, prediction, toward, *how, picture=request.picture_guidance)
+        elif SAMPLERS[request.sampler].pair:
             both = composed_pair(unet, prediction, toward, *how) if several else paired(unet, prediction, only, *how)
         else:
             both = alike(composed(unet, prediction, toward, *how) if several else guided(unet, prediction, only, *how))
@@ -161,26 +165,9 @@ def _known(plan: _Plan) -> _Known | None:
     x0 = finite(bundle.encode(plan.canvas.picture), "encoder", bundle)
     mask = plan.canvas.latent_mask(x0.shape[2], x0.shape[3])
     mask = None if mask is None else mask.to(x0.device)
-    seen = bundle.unet.config.channels_in > bundle.autoencoder.config.latents
-    return _Known(x0, mask, edit.fill, from_noise=edit.strength == 1 and mask is not None, seen=seen)
-
-
-def _told_of(plan: _Plan) -> Tensor | None:
-    """For an inpainting U-Net: the mask and the masked picture; without an edit, everything is to be painted.
-
-    Its further channels are the mask (1 where to paint) and the latents of the picture with that part greyed out.
-    """
-    bundle, request, over = plan.bundle, plan.request, plan.canvas
-    if bundle.unet.config.channels_in == bundle.autoencoder.config.latents:
-        return None
-    _, height, width = bundle.latent_shape(request.width, request.height)
-    picture = torch.zeros(1, bundle.autoencoder.config.channels, request.height, request.width, device=bundle.device)
-    mask = torch.ones(1, 1, height, width, device=bundle.device)
-    if over is not None and over.mask is not None:
-        hidden = torch.from_numpy(np.asarray(over.mask).astype(np.float32) >= 128)
-        picture = (images.to_tensor(over.picture) * ~hidden).to(bundle.device)
-        mask = F.max_pool2d(hidden[None, None].float(), bundle.autoencoder.config.factor).to(bundle.device)
-    return torch.cat([mask, bundle.autoencoder.encode(picture)], dim=1)
+    sees = bundle.family.sees
+    from_noise = edit.strength == 1 and (mask is not None or sees == "picture")
+    return _Known(x0, mask, edit.fill, from_noise=from_noise, seen=sees == "mask")
 
 
 def _pinned(bundle: Bundle, pictures: Course) -> Course:

@@ -17,9 +17,11 @@ from aquatint.diffusion.names import grid_named, sampler_named
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.families import Family
 from aquatint.pipelines.edit import Edit
+from aquatint.pipelines.given import Given
 from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.lora import checked as checked_loras
 from aquatint.pipelines.prompt import GRAMMARS
+from aquatint.pipelines.shown import PICTURE_GUIDANCE, STRENGTH, settled
 
 LONGEST_PROMPT = 6_000  # characters; what any of them needs in a JPEG's or WebP's metadata still fits its 64 KiB
 LARGEST_SIDE = 4_096  # pixels
@@ -49,6 +51,8 @@ class Request:
                        what is added to the seed for the noise of steps (A1111's "ENSD"; not with ours)
     grammar            how the prompts are read: a name in GRAMMARS (docs/prompts.md)
     clip_skip          which layer of the text encoder is read, counted from the end: 1 is the last; None the usual one
+    picture_guidance   how much more than probable the picture is to count, for a model that is shown it
+    depth              a map of what is near (white) and far (black), for a model that is shown one
     loras              networks added to the weights, by their names on the bundle's shelf (docs/adapters.md)
 
     Raises UserError for a value out of range.
@@ -72,6 +76,8 @@ class Request:
     clip_skip: int | None = None
     edit: Edit | None = None
     loras: tuple[Lora, ...] = ()
+    picture_guidance: float | None = None
+    depth: Given | None = None
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)
@@ -85,6 +91,7 @@ class Request:
             "sampler": sampler,
             "grid": grid if self.grid is None else _grid(self.grid),
             "guidance": _number("guidance", self.guidance, 0.0, MOST_GUIDANCE),
+            "picture_guidance": _number("picture_guidance", self.picture_guidance, 0.0, MOST_GUIDANCE),
             "rescale": _number("rescale", self.rescale, 0.0, 1.0),
             "eta": _number("eta", self.eta, 0.0, 1.0),
             "options": _options(self.options),
@@ -104,7 +111,7 @@ class Request:
     def resolved(self, family: Family) -> "Resolved":
         """The same request with the family's defaults where it said nothing; refuses what the family cannot do."""
         given, usual = _given(self), family.defaults
-        width, height = _own_size(self.edit, family.autoencoder.factor) or (usual.width, usual.height)
+        width, height = _own_size(self, family.autoencoder.factor) or (usual.width, usual.height)
         name = self.sampler or usual.sampler
         options = SAMPLERS[name].options
         if self.eta is not None and "eta" not in options:
@@ -128,7 +135,9 @@ class Request:
             "rescale": usual.rescale,
             "eta": options.get("eta"),
         }
-        result = Resolved(**(filled | given))
+        if family.sees == "picture":
+            filled["picture_guidance"] = PICTURE_GUIDANCE
+        result = Resolved(**(filled | given | {"edit": settled(self.edit, family)}))
         if result.clip_skip is not None and result.clip_skip > family.text.layers:
             raise UserError(
                 f"clip_skip = {result.clip_skip}.", f"{family.name}'s text encoder has {family.text.layers} layers."
@@ -167,7 +176,7 @@ class Resolved(Request):
     @property
     def made(self) -> int:
         """The steps that are made: all of them, or an edit's share."""
-        return self.steps if self.edit is None else int(self.steps * self.edit.strength)
+        return self.steps if self.edit is None else int(self.steps * (self.edit.strength or STRENGTH))
 
 
 def usual_grid(family: Family, sampler: str) -> str:
@@ -185,8 +194,11 @@ def from_words(words: dict[str, Any]) -> Request:
     return config.from_data(Request, words)
 
 
-def _own_size(edit: Edit | None, factor: int) -> tuple[int, int] | None:
-    """The size that an edit brings with it, where it is painted as it is."""
+def _own_size(request: Request, factor: int) -> tuple[int, int] | None:
+    """The size that an edit, or else a depth map, brings with it, where it is painted as it is."""
+    edit, depth = request.edit, request.depth
+    if edit is None and depth is not None and not (depth.width % factor or depth.height % factor):
+        return depth.width, depth.height
     if edit is None or edit.masked or edit.fit != "exact":
         return None
     width, height = edit.size

@@ -27,6 +27,7 @@ HUGGING = "cond_stage_model.transformer.text_model."  # Stable Diffusion 1: CLIP
 OLD_HUGGING = "cond_stage_model.transformer."  # ... the same in files of some converters,
 OPEN_CLIP = "cond_stage_model.model."  # and Stable Diffusion 2: OpenCLIP's own names
 EMA = "model_ema."
+GUIDANCE = UNET + "time_embed.cond_proj"  # of latent consistency models, by diffusers' name for it
 
 
 def pairs(config: Config, names: Collection[str] = (), *, ema: bool = False) -> list[Pair]:
@@ -68,6 +69,8 @@ def unet_places(config: UNetConfig) -> Iterator[Place]:
     yield Place("time", UNET + "time_embed", PERCEPTRON)
     if config.vector:
         yield Place("vector", UNET + "label_emb.0", PERCEPTRON)
+    if config.guidance:
+        yield Place("guidance", GUIDANCE, ITSELF)
     yield Place("enter", UNET + "input_blocks.0.0", ITSELF)
     last, number = len(config.stages) - 1, 1
     for i, stage in enumerate(config.stages):
@@ -207,6 +210,7 @@ BEGINNINGS = {
     OLD_HUGGING + "visual_projection.": _ALIGNMENT,
     **dict.fromkeys(("betas", "alphas_", "sqrt_", "log_one_minus", "posterior_", "logvar", "lvlb_weights"), _SCHEDULE),
     "scale_factor": "the autoencoder's scale, which the family says",
+    "depth_model.": "the net that guesses depth (MiDaS): a depth map is given to the request instead",
     "v_pred": "a mark: this model predicts v",
     "ztsnr": "a mark: this model's schedule ends in pure noise",
 }

@@ -12,11 +12,11 @@ from typing import TypeVar
 import torch
 
 from aquatint.base.errors import UserError
-from aquatint.families import FAMILIES, SD15, SD21, SD21_V, Family
+from aquatint.families import FAMILIES, SD15, SD21, SD21_V, SD_TURBO, Family
 from aquatint.nets.autoencoder import AutoencoderConfig
 from aquatint.nets.text import TextConfig
 from aquatint.nets.unet import Stage, UNetConfig
-from aquatint.weights import description
+from aquatint.weights import compvis, description
 from aquatint.weights.compvis import AUTOENCODER, OPEN_CLIP, UNET, other_kind, text_prefix
 from aquatint.weights.header import FLOATS
 from aquatint.weights.keymap import Shape
@@ -74,9 +74,16 @@ def family(held: Held, said: str | None = None) -> tuple[Family, list[str]]:
     if made.text not in [row.text for row in rows]:
         notes.append(f"the text encoder is of no known family; its heads are CLIP's rule: {made.text.heads}")
     said, why = (said, ["what it predicts is as you say"]) if said else prediction(held, made)
-    made = description.known(replace(made, prediction=said))
+    made = description.known(replace(made, prediction=said, defaults=SD15.defaults))
+    if made.name == SD21.name and any("turbo" in text.lower() for text in _titles(held)):
+        made, why = replace(made, name=SD_TURBO.name), ["the header says that it is a Turbo: 1 to 4 steps, no guidance"]
     nearest = FAMILIES.get(made.name, SD21_V if said == "v" else SD15)
     return description.check(replace(made, defaults=nearest.defaults)), [*notes, *why]
+
+
+def _titles(held: Held) -> list[str]:
+    """What the header calls the model."""
+    return [held.metadata.get(f"modelspec.{key}", "") for key in ("architecture", "title")]
 
 
 def check_parts(shapes: Shapes) -> None:
@@ -141,7 +148,7 @@ def unet(shapes: Shapes) -> UNetConfig:
         raise UserError("the U-Net does not attend to text.", "A text-to-image model.")
     enter = inner[0].replace("transformer_blocks.0.attn2.to_k.weight", "proj_in.weight")
     linear = len(shapes.table.get(enter, ())) == 2
-    label = UNET + "label_emb.0.0.weight"
+    label, heard = UNET + "label_emb.0.0.weight", compvis.GUIDANCE + ".weight"
     config = UNetConfig(
         stages=tuple(Stage(width, max(1, width // 64) if linear else 8, depth) for width, depth, _ in stages),
         blocks=stages[0][2],
@@ -151,6 +158,7 @@ def unet(shapes: Shapes) -> UNetConfig:
         context=shapes.side(inner[0], 1),
         vector=shapes.side(label, 1) if label in shapes.table else 0,
         linear=linear,
+        guidance=shapes.side(heard, 1) if heard in shapes.table else 0,
     )
     known = _row(config, (row.unet for row in FAMILIES.values()), _shape_of_unet)
     description.check_unet(known or config)

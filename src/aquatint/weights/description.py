@@ -17,12 +17,15 @@ from aquatint.nets.tokenizer import PADS
 from aquatint.nets.unet import UNetConfig
 
 WIDEST, DEEPEST, LONGEST = 16_384, 128, 1_048_576
+# Fields that came after the first models were saved, with the values that mean what their absence means: those are left
+# out, so that digests stay as they were and older versions read what says nothing new.
+LATER: dict[str, dict[str, Any]] = {"unet": {"guidance": 0}, "schedule": {"offset": 1}}
 KEY = "aquatint"  # the field of a header's metadata that describes the model
 
 
 def describe(family: Family, digest: str) -> str:
     """The text that a header carries: what the weights are for, and the digest by which damage is noticed."""
-    return json.dumps({"version": 1, "digest": digest, "family": config.to_data(family)}, separators=(",", ":"))
+    return json.dumps({"version": 1, "digest": digest, "family": _facts(family)}, separators=(",", ":"))
 
 
 def described(text: str) -> tuple[Family, str]:
@@ -45,10 +48,10 @@ def described(text: str) -> tuple[Family, str]:
 
 def known(family: Family) -> Family:
     """The family with the name of the row of FAMILIES that it equals in all but name and defaults, else "custom"."""
-    for row in FAMILIES.values():
-        if replace(row, name=family.name, defaults=family.defaults) == family:
-            return replace(family, name=row.name)
-    return replace(family, name="custom")
+    rows = [row for row in FAMILIES.values() if replace(row, name=family.name, defaults=family.defaults) == family]
+    # Turbo is Stable Diffusion 2.1 in all but its weights: only what a request means by default tells them apart.
+    alike = [row for row in rows if row.name == family.name or row.defaults.guidance == family.defaults.guidance]
+    return replace(family, name=[*alike, *rows][0].name if rows else "custom")
 
 
 def digest(family: Family, sums: Iterable[tuple[str, str]]) -> str:
@@ -57,10 +60,20 @@ def digest(family: Family, sums: Iterable[tuple[str, str]]) -> str:
     The names are ours, so a model has one digest in every format that keeps its values. The family's name and defaults
     do not matter: they change no picture that a request spells out.
     """
-    facts: dict[str, Any] = config.to_data(family)
+    facts = _facts(family)
     del facts["name"], facts["defaults"]
     lines = [json.dumps(facts, sort_keys=True), *(f"{name} {sha}" for name, sha in sorted(sums))]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _facts(family: Family) -> dict[str, Any]:
+    """The family as JSON data, without the LATER fields that say nothing new."""
+    facts: dict[str, Any] = config.to_data(family)
+    for part, later in LATER.items():
+        for name, usual in later.items():
+            if facts[part][name] == usual:
+                del facts[part][name]
+    return facts
 
 
 def check(family: Family) -> Family:
@@ -70,6 +83,7 @@ def check(family: Family) -> Family:
     check_autoencoder(autoencoder)
     check_text(text)
     _range("the schedule's steps", family.schedule.steps, 2, 100_000)
+    _range("the schedule's offset", family.schedule.offset, 0, 1)
     NoiseSchedule(family.schedule)
     if family.prediction not in PREDICTIONS:
         raise unknown("prediction", family.prediction, PREDICTIONS)
@@ -96,6 +110,7 @@ def check_unet(unet: UNetConfig) -> None:
     _range("groups", unet.groups, 0, WIDEST)
     _range("the text's width", unet.context, 1, WIDEST)
     _range("the vector's width", unet.vector, 0, WIDEST)
+    _range("the width of the guidance's embedding", unet.guidance, 0, WIDEST)
     for name, count in (("channels taken", unet.channels_in), ("channels given", unet.channels_out)):
         _range(name, count, 1, 64)
     for stage in unet.stages:

@@ -51,6 +51,8 @@ def unet_places(config: UNetConfig) -> Iterator[Place]:
     yield Place("time", "time_embedding", PERCEPTRON)
     if config.vector:
         yield Place("vector", "class_embedding", PERCEPTRON)
+    if config.guidance:
+        yield Place("guidance", "time_embedding.cond_proj", ITSELF)
     yield Place("enter", "conv_in", ITSELF)
     last = len(config.stages) - 1
     for i, stage in enumerate(config.stages):

@@ -135,6 +135,7 @@ UNET = Fields(
         "num_attention_heads": None,
         "use_linear_projection": False,
         "projection_class_embeddings_input_dim": None,
+        "time_cond_proj_dim": None,
     },
     inert=frozenset(
         (
@@ -232,6 +233,7 @@ def unet(document: Document) -> UNetConfig:
         vector=(vector or 0) if document.get("class_embed_type") == "projection" else 0,
         groups=UNET.whole(values, "norm_num_groups") or 0,
         linear=values["use_linear_projection"] is True,
+        guidance=UNET.whole(values, "time_cond_proj_dim", or_none=True) or 0,
     )
     description.check_unet(config)
     return config
@@ -259,6 +261,7 @@ def unet_document(config: UNetConfig, sample_size: int) -> dict[str, Any]:
         "use_linear_projection": config.linear,
         "projection_class_embeddings_input_dim": config.vector or None,
         "class_embed_type": "projection" if config.vector else None,
+        "time_cond_proj_dim": config.guidance or None,
     }
     return _document(UNET, values)
 

@@ -34,6 +34,11 @@ ARCHITECTURES = {
     "SD15_INPAINT": "stable-diffusion-v1-inpainting",
     "SD21": "stable-diffusion-v2-512",
     "SD21_V": "stable-diffusion-v2-768-v",
+    "SD21_INPAINT": "stable-diffusion-v2-inpainting",
+    "SD21_DEPTH": "stable-diffusion-v2-depth",
+    "SD_TURBO": "stable-diffusion-v2-turbo",
+    "SD15_PIX2PIX": "stable-diffusion-v1-edit",
+    "SD15_LCM": "stable-diffusion-v1-lcm",
 }
 IMPLEMENTATIONS = {"compvis": "https://github.com/Stability-AI/generative-models", "native": "aquatint"}
 COPIED = ("title", "description", "author", "date", "license", "usage_hint", "thumbnail", "tags", "merged_from")

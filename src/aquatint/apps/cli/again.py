@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from aquatint.apps.cli.adapters import Adapting, check_files, recorded
 from aquatint.apps.cli.generate import Machine, Source, line, open_bundle
 from aquatint.apps.cli.output import FORMATS, SUFFIXES, Output
+from aquatint.apps.cli.shown import Seen, with_depth
 from aquatint.base import files
 from aquatint.base.errors import UserError
 
@@ -59,6 +60,7 @@ def again(
     machine: Machine | None = None,
     wanted: Wanted | None = None,
     adapting: Adapting | None = None,
+    seen: Seen | None = None,
 ) -> int:
     """Paint a picture again from its own metadata, and compare.
 
@@ -67,7 +69,7 @@ def again(
     """
     source, wanted = source or Source(), wanted or Wanted()
     original, record, request, format = read(picture, wanted.anyway)
-    request = with_pictures(request, wanted.image, wanted.mask)
+    request = with_depth(with_pictures(request, wanted.image, wanted.mask), seen)
     check_named(record, source, wanted.anyway)
     suffix = picture.suffix if picture.suffix.lower() in FORMATS else SUFFIXES[format]
     beside = str(picture.with_name(f"{picture.stem}-again{suffix}"))

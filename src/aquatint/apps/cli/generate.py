@@ -17,6 +17,7 @@ from aquatint.apps.cli.adapters import Adapting, opening, read_loras, tell_notes
 from aquatint.apps.cli.chance import Chance, settled
 from aquatint.apps.cli.edit import Editing, read_edit
 from aquatint.apps.cli.output import STANDARD_OUTPUT, Output
+from aquatint.apps.cli.shown import Shown, with_shown
 from aquatint.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def generate(
     chance: Chance | None = None,
     editing: Editing | None = None,
     adapting: Adapting | None = None,
+    shown: Shown | None = None,
 ) -> None:
     """Paint pictures for a prompt.
 
@@ -109,7 +111,7 @@ def generate(
     """
     wishes, showing = wishes or Wishes(), showing or Showing()
     request = replace(read_request(prompt, wishes), edit=read_edit(editing), loras=read_loras(adapting))
-    requests = settled(request, chance)
+    requests = settled(with_shown(request, shown), chance)
     output = Output(showing.out, showing.format, wishes.count)
     try:
         bundle = open_bundle(source, machine, opening(adapting))
