@@ -54,6 +54,17 @@ class Family:
             MICRO[name] for name in self.micro
         )
 
+    @property
+    def sees(self) -> str:
+        """What the U-Net is shown in channels of its own beside the noisy latents, by their number.
+
+        "nothing", "mask" (of an inpainting net, with the masked picture), "picture" (InstructPix2Pix), "depth", or
+        "unknown".
+        """
+        latents = self.autoencoder.latents
+        kinds = {0: "nothing", latents + 1: "mask", latents: "picture", 1: "depth"}
+        return kinds.get(self.unet.channels_in - latents, "unknown")
+
 
 MICRO = {"original": 2, "crop": 2, "target": 2, "aesthetic": 1}  # how many numbers each is
 MICRO_WIDTH = 256  # sinusoids of each number
@@ -74,6 +85,20 @@ SD15 = Family(
     defaults=_PAPER,
 )
 SD15_INPAINT = replace(SD15, name="SD15_INPAINT", unet=replace(SD15.unet, channels_in=9))
+# InstructPix2Pix (Brooks et al. 2023): the picture's latents come behind the noisy ones.
+SD15_PIX2PIX = replace(
+    SD15,
+    name="SD15_PIX2PIX",
+    unet=replace(SD15.unet, channels_in=8),
+    defaults=replace(_PAPER, steps=100, sampler="euler_a", grid="linspace"),
+)
+# A latent consistency model (Luo et al. 2023): few steps, and guidance is a number that the net hears.
+SD15_LCM = replace(
+    SD15,
+    name="SD15_LCM",
+    unet=replace(SD15.unet, guidance=256),
+    defaults=replace(_PAPER, steps=4, sampler="lcm", grid="lcm", guidance=8.0),
+)
 SD21 = Family(
     name="SD21",
     unet=UNetConfig(
@@ -87,6 +112,12 @@ SD21 = Family(
     defaults=_PAPER,
 )
 SD21_V = replace(SD21, name="SD21_V", prediction="v", defaults=replace(_PAPER, width=768, height=768))
+SD21_INPAINT = replace(SD21, name="SD21_INPAINT", unet=replace(SD21.unet, channels_in=9))
+SD21_DEPTH = replace(SD21, name="SD21_DEPTH", unet=replace(SD21.unet, channels_in=5))
+# Distilled to one to four steps without guidance (Sauer et al. 2023); no shape or setting tells it from SD21.
+SD_TURBO = replace(
+    SD21, name="SD_TURBO", defaults=replace(_PAPER, steps=1, sampler="euler_a", grid="turbo", guidance=1.0)
+)
 
 # The carried model of the same architecture; docs/decisions/004 says how these widths were chosen.
 POCKET = Family(
@@ -167,6 +198,7 @@ TINY_XL = replace(
     defaults=replace(SDXL.defaults, width=64, height=64, steps=4),
 )  # fmt: skip
 
-FAMILIES: dict[str, Family] = {
-    row.name: row for row in (SD15, SD15_INPAINT, SD21, SD21_V, SDXL, SDXL_INPAINT, SDXL_REFINER, POCKET, TINY, TINY_XL)
-}
+_ONE = (SD15, SD15_INPAINT, SD15_PIX2PIX, SD15_LCM)
+_TWO = (SD21, SD21_V, SD21_INPAINT, SD21_DEPTH, SD_TURBO)
+_LARGE = (SDXL, SDXL_INPAINT, SDXL_REFINER)
+FAMILIES: dict[str, Family] = {row.name: row for row in (*_ONE, *_TWO, *_LARGE, POCKET, TINY, TINY_XL)}

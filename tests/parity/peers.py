@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from aquatint.families import MICRO_WIDTH
 from aquatint.nets.autoencoder import Autoencoder, AutoencoderConfig
+from aquatint.nets.distilled import hearing
 from aquatint.nets.text import ImageConfig, ImageTower, TextConfig, TextEncoder
 from aquatint.nets.unet import UNet, UNetConfig
 from aquatint.pipelines.micro import embedded
@@ -112,6 +113,7 @@ def unet_twins(config: UNetConfig, seed: int = 0, *, added: bool = False) -> tup
             addition_embed_type="text_time" if added else None,
             addition_time_embed_dim=MICRO_WIDTH if added else None,
             projection_class_embeddings_input_dim=config.vector or None,
+            time_cond_proj_dim=config.guidance or None,
         )
     return ours, _given(ours, theirs, config)
 
@@ -239,12 +241,23 @@ def compare_unet(
         ids = torch.tensor(numbers).repeat(batch, 1)
         told = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids}}
         vector = torch.cat([pooled, embedded(numbers).repeat(batch, 1)], dim=1)
+    if config.guidance:
+        ours, _ = hearing(ours, 7.5)
+        told["timestep_cond"] = guidance_embedding(torch.full((batch,), 6.5), config.guidance)
     return _compared(
         f"{name} U-Net",
         f"{_shape(x)}, {tokens} tokens",
         lambda: ours(x, t, context, vector),
         lambda: theirs(x, t, context, **told).sample,
     )
+
+
+def guidance_embedding(w: Tensor, width: int) -> Tensor:
+    """What diffusers' latent consistency pipeline tells its U-Net of the guidance."""
+    from diffusers import LatentConsistencyModelPipeline
+
+    made: Tensor = LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, w, embedding_dim=width)
+    return made
 
 
 @torch.no_grad()

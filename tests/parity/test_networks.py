@@ -23,7 +23,20 @@ from tests.parity.peers import (
     unet_twins,
 )
 
-from aquatint.families import FAMILIES, POCKET, SD15, SD15_INPAINT, SD21, SDXL, SDXL_REFINER, TINY, Family
+from aquatint.families import (
+    FAMILIES,
+    POCKET,
+    SD15,
+    SD15_INPAINT,
+    SD15_LCM,
+    SD15_PIX2PIX,
+    SD21,
+    SD21_DEPTH,
+    SDXL,
+    SDXL_REFINER,
+    TINY,
+    Family,
+)
 from aquatint.nets.attention import set_attention
 from aquatint.nets.autoencoder import AutoencoderConfig
 from aquatint.nets.text import ImageConfig, TextConfig
@@ -67,6 +80,10 @@ XL = {
     ),
 }
 SMALL["inpaint"] = replace(SMALL["SD15"], channels_in=SD15_INPAINT.unet.channels_in)
+SMALL["pix2pix"] = replace(SMALL["SD15"], channels_in=SD15_PIX2PIX.unet.channels_in)
+SMALL["depth"] = replace(SMALL["SD21"], channels_in=SD21_DEPTH.unet.channels_in)
+SMALL["LCM"] = replace(SMALL["SD15"], guidance=SD15_LCM.unet.guidance)
+SMALL["odd guidance"] = replace(SMALL["narrow"], guidance=9)
 
 KL = {
     "SD": AutoencoderConfig(encoder=(32, 64, 64, 64), decoder=(32, 64, 64, 64)),
@@ -261,7 +278,7 @@ class TestImageTower:
 class TestFullShapes:
     """The published shapes; `benchmarks/parity.py` makes the table of these."""
 
-    @pytest.mark.parametrize("family", [SD15, SD15_INPAINT, SD21], ids=lambda family: family.name)
+    @pytest.mark.parametrize("family", [SD15, SD15_INPAINT, SD15_LCM, SD21], ids=lambda family: family.name)
     def test_unet(self, family: Family) -> None:
         check(compare_unet(family.name, family.unet, (64, 64)))
 

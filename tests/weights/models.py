@@ -11,7 +11,10 @@ from aquatint.families import (
     POCKET,
     SD15,
     SD15_INPAINT,
+    SD15_LCM,
+    SD15_PIX2PIX,
     SD21,
+    SD21_DEPTH,
     SD21_V,
     SDXL,
     SDXL_INPAINT,
@@ -29,6 +32,7 @@ from aquatint.weights.keymap import config_of, parts_of, shapes
 from aquatint.weights.writer import Outgoing
 
 VOCABULARY = 600
+KINDS = SD15_PIX2PIX, SD15_LCM, SD21_DEPTH
 
 
 def narrow(family: Family) -> Family:
@@ -61,8 +65,8 @@ def narrow_xl(family: Family) -> Family:
     return replace(made, **both, unet=replace(unet, stages=(*stages[:-1], last)), micro=family.micro)  # type: ignore[arg-type]
 
 
-SMALL = {row.name: narrow(row) for row in (SD15, SD15_INPAINT, SD21, SD21_V)} | {"TINY": TINY, "TINY_XL": TINY_XL}
-SMALL |= {row.name: narrow_xl(row) for row in (SDXL, SDXL_INPAINT, SDXL_REFINER)}
+SMALL = {row.name: narrow(row) for row in (SD15, SD15_INPAINT, *KINDS, SD21, SD21_V)}
+SMALL |= {row.name: narrow_xl(row) for row in (SDXL, SDXL_INPAINT, SDXL_REFINER)} | {"TINY": TINY, "TINY_XL": TINY_XL}
 # The pocket model's own traits (no norms in the autoencoder, another decoder, a projection) in fewer numbers.
 POCKET_SMALL = replace(
     POCKET,

@@ -5,7 +5,18 @@ from typing import Any
 import pytest
 
 from aquatint.base.errors import UserError
-from aquatint.families import SD15, SD15_INPAINT, SD21, SD21_V
+from aquatint.diffusion.grids import GRIDS
+from aquatint.diffusion.samplers import SAMPLERS
+from aquatint.families import (
+    SD15,
+    SD15_INPAINT,
+    SD15_LCM,
+    SD15_PIX2PIX,
+    SD21,
+    SD21_DEPTH,
+    SD21_INPAINT,
+    SD21_V,
+)
 from aquatint.weights import assembly, folder
 from aquatint.weights.diffusers import pairs
 from aquatint.weights.keymap import shapes
@@ -100,6 +111,8 @@ PNDM = {
     "trained_betas": None,
 }
 DDIM = PNDM | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
+EULER_A = PNDM | {"_class_name": "EulerAncestralDiscreteScheduler", "prediction_type": "epsilon"}
+LCM = DDIM | {"_class_name": "LCMScheduler", "prediction_type": "epsilon", "original_inference_steps": 50}
 
 
 def documents(unet: dict[str, Any], text: dict[str, Any], scheduler: dict[str, Any] | None) -> dict[str, Any]:
@@ -112,10 +125,14 @@ def documents(unet: dict[str, Any], text: dict[str, Any], scheduler: dict[str, A
     [
         (SD15, UNET, TEXT, PNDM, "end", "plms"),
         (SD15_INPAINT, UNET | {"in_channels": 9}, TEXT, DDIM | {"prediction_type": "epsilon"}, "end", "ddim"),
+        (SD15_PIX2PIX, UNET | {"in_channels": 8}, TEXT, EULER_A, "end", "euler_a"),
+        (SD15_LCM, UNET | {"time_cond_proj_dim": 256}, TEXT, LCM, "end", "lcm"),
         (SD21, UNET21 | {"sample_size": 64}, TEXT21, PNDM, "zero", "plms"),
+        (SD21_INPAINT, UNET21 | {"sample_size": 64, "in_channels": 9}, TEXT21, PNDM, "zero", "plms"),
+        (SD21_DEPTH, UNET21 | {"sample_size": 64, "in_channels": 5}, TEXT21, PNDM, "zero", "plms"),
         (SD21_V, UNET21, TEXT21, DDIM, "zero", "ddim"),
     ],
-    ids=["SD15", "SD15_INPAINT", "SD21", "SD21_V"],
+    ids=["SD15", "SD15_INPAINT", "SD15_PIX2PIX", "SD15_LCM", "SD21", "SD21_INPAINT", "SD21_DEPTH", "SD21_V"],
 )
 def test_published_folders(
     row: Any, unet: dict[str, Any], text: dict[str, Any], scheduler: dict[str, Any], pad: str, sampler: str
@@ -137,9 +154,11 @@ def test_notes_tell_what_was_assumed() -> None:
     family, notes = assembly.family(documents(UNET, TEXT, None), "end")
     assert family == SD15
     assert "no scheduler_config.json" in notes[0]
-    family, notes = assembly.family(documents(UNET, TEXT, PNDM | {"_class_name": "UniPCMultistepScheduler"}), "end")
+    family, notes = assembly.family(
+        documents(UNET, TEXT, PNDM | {"_class_name": "DPMSolverSinglestepScheduler"}), "end"
+    )
     assert family.defaults.sampler == "plms"
-    assert "UniPCMultistepScheduler has no sampler of the same kind here" in notes[0]
+    assert "DPMSolverSinglestepScheduler has no sampler of the same kind here" in notes[0]
 
 
 def test_a_net_that_takes_a_vector() -> None:
@@ -156,3 +175,71 @@ def test_a_net_that_takes_a_vector() -> None:
 def test_conditions_that_are_not_read_are_refused(kind: str) -> None:
     with pytest.raises(UserError, match="addition_embed_type"):
         folder.unet(UNET | {"addition_embed_type": kind})
+
+
+def defaults(scheduler: dict[str, Any], unet: dict[str, Any] = UNET21, **index: Any) -> tuple[Any, list[str]]:
+    made = documents(unet, TEXT21 if unet["cross_attention_dim"] == 1024 else TEXT, scheduler)
+    pad = "zero" if unet["cross_attention_dim"] == 1024 else "end"
+    return assembly.family(made | ({"model_index.json": index} if index else {}), pad)
+
+
+def test_every_scheduler_has_its_sampler_and_grid() -> None:
+    base = {name: PNDM[name] for name in ("beta_start", "beta_end", "beta_schedule")}
+    for kind, sampler in assembly.SCHEDULERS.items():
+        family, notes = defaults(base | {"_class_name": kind})
+        assert family.defaults.sampler == (sampler or "plms")
+        assert bool(notes) == (sampler is None)
+        assert family.defaults.sampler in SAMPLERS
+        assert family.defaults.grid in GRIDS
+    found = {
+        kind: defaults(base | {"_class_name": kind, **more})[0].defaults.grid
+        for kind, more in (
+            ("EulerDiscreteScheduler", {}),
+            ("HeunDiscreteScheduler", {"timestep_spacing": "leading"}),
+            ("DDIMScheduler", {}),  # diffusers' own defaults: leading, and set_alpha_to_one
+            ("DDIMParallelScheduler", {"set_alpha_to_one": False}),
+            ("PNDMScheduler", {}),
+            ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+            ("LCMScheduler", {}),
+            ("TCDScheduler", {"timestep_spacing": "trailing"}),
+        )
+    }
+    assert list(found.values()) == [
+        "linspace", "ddim_uniform", "ddim_uniform", "leading", "leading", "karras", "lcm", "lcm",
+    ]  # fmt: skip
+    sde = base | {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}
+    assert defaults(sde)[0].defaults.sampler == "dpmpp_2m_sde"
+
+
+def test_distilled_models_are_known_by_their_schedulers() -> None:
+    turbo = EULER_A | {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}
+    family, notes = defaults(turbo)
+    assert (family.name, family.defaults.steps, family.defaults.guidance) == ("SD_TURBO", 4, 1.0)
+    assert "Turbo" in notes[0]
+    family, notes = defaults(turbo | {"prediction_type": "v_prediction"})
+    assert (family.name, family.defaults.guidance, notes) == ("SD21_V", 7.5, [])
+    family, _ = defaults(LCM, UNET)
+    assert (family.name, family.defaults.steps, family.defaults.guidance) == ("SD15", 4, 1.0)
+    family, _ = defaults(LCM, UNET | {"time_cond_proj_dim": 256})
+    assert (family.name, family.defaults.steps, family.defaults.guidance) == ("SD15_LCM", 4, 8.0)
+    _, notes = defaults(LCM | {"original_inference_steps": 100}, UNET)
+    assert "another number of times than 50" in notes[0]
+
+
+def test_offsets_are_kept_where_the_pipeline_keeps_them() -> None:
+    zero = PNDM | {"steps_offset": 0}
+    pix2pix = "StableDiffusionInstructPix2PixPipeline"
+    assert defaults(zero, UNET)[0].schedule.offset == 1
+    assert defaults(zero, UNET, _class_name="StableDiffusionPipeline")[0].schedule.offset == 1
+    family, notes = defaults(zero, UNET, _class_name=pix2pix)
+    assert (family.schedule.offset, notes) == (0, [])
+    assert assembly.documents(family)["scheduler/scheduler_config.json"]["steps_offset"] == 0
+    family, notes = defaults(PNDM | {"steps_offset": 7}, UNET, _class_name=pix2pix)
+    assert family.schedule.offset == 1
+    assert "steps_offset = 7" in notes[0]
+
+
+def test_a_depth_estimator_is_passed_over_with_a_note() -> None:
+    index = {"_class_name": "StableDiffusionDepth2ImgPipeline", "depth_estimator": ["transformers", "DPTForDepth"]}
+    _, notes = defaults(PNDM, UNET21 | {"in_channels": 5}, **index)
+    assert "depth estimator is not read" in notes[0]

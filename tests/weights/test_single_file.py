@@ -10,20 +10,27 @@ from safetensors.torch import load_file, save_file
 from tests.weights.models import ODD, random_model, same_weights, single_file, sparse
 
 from aquatint.base.errors import UserError
-from aquatint.families import SD15, SD15_INPAINT, SD21, SD21_V, SDXL, SDXL_INPAINT, SDXL_REFINER, Family
+from aquatint.families import (
+    SD15,
+    SD15_INPAINT,
+    SD15_LCM,
+    SD15_PIX2PIX,
+    SD21,
+    SD21_DEPTH,
+    SD21_INPAINT,
+    SD21_V,
+    SD_TURBO,
+    SDXL,
+    SDXL_INPAINT,
+    SDXL_REFINER,
+    Family,
+)
 from aquatint.nets.unet import Stage, UNetConfig
 from aquatint.weights import Opened, compvis, inspect, open_model, save
 from aquatint.weights.deduce import TELLTALE
 
-ROWS = [SD15, SD15_INPAINT, SD21, SDXL, SDXL_INPAINT, SDXL_REFINER]
-FOUND = {
-    "SD15": [686, 248, 196],
-    "SD15_INPAINT": [686, 248, 196],
-    "SD21": [686, 248, 280],
-    "SDXL": [1680, 248, 196, 389],
-    "SDXL_INPAINT": [1680, 248, 196, 389],
-    "SDXL_REFINER": [1220, 248, 389],
-}
+ROWS = [SD15, SD15_INPAINT, SD15_PIX2PIX, SD15_LCM, SD21, SD21_INPAINT, SD21_DEPTH, SDXL, SDXL_INPAINT, SDXL_REFINER]
+LARGE = {"SDXL": [1680, 248, 196, 389], "SDXL_INPAINT": [1680, 248, 196, 389], "SDXL_REFINER": [1220, 248, 389]}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -33,10 +40,13 @@ def test_published_checkpoints_are_recognised(row: Family, ema: bool, tmp_path: 
     plan = inspect(path)
     assert plan.complete
     assert plan.family == row
-    assert [part.found for part in plan.parts] == FOUND[row.name]
+    unet = 686 + bool(row.unet.guidance)
+    assert [part.found for part in plan.parts] == LARGE.get(
+        row.name, [unet, 248, 196 if row.text.layers == 12 else 280]
+    )
     reasons = {reason: len(names) for reason, names in plan.left_over.items()}
     assert reasons["the noise schedule's table, which is computed here"] == 4 + bool(row.micro)
-    assert reasons.get("averaged weights (EMA)", 0) == (FOUND[row.name][0] + 2 if ema else 0)
+    assert reasons.get("averaged weights (EMA)", 0) == (plan.parts[0].found + 2 if ema else 0)
     assert plan.unexplained == ()
     assert path.stat().st_blocks * 512 < 2**20  # it was a sparse file, and nothing was read into being
 
@@ -51,6 +61,24 @@ def test_the_last_layer_of_open_clip_is_left_over(tmp_path: Path) -> None:
     plan = inspect(sparse(tmp_path / "deeper.safetensors", [*rows, *deeper]))
     assert plan.complete
     assert plan.family == replace(SD21, name="custom", text=replace(SD21.text, layers=24))
+
+
+def test_turbo_is_known_by_its_header_alone(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for key, text in (("architecture", "stable-diffusion-v2-turbo"), ("title", "SD-Turbo")):
+        plan = inspect(sparse(path, single_file(SD21), {f"modelspec.{key}": text}))
+        assert plan.family == SD_TURBO
+        assert "Turbo" in " ".join(plan.notes)
+    assert inspect(sparse(path, single_file(SD15), {"modelspec.title": "Turbo"})).family == SD15
+    assert inspect(sparse(path, single_file(SD21))).family == SD21
+
+
+def test_a_depth_estimator_is_left_over(tmp_path: Path) -> None:
+    rows = single_file(SD21_DEPTH)
+    extra = [row._replace(name="depth_model.model.pretrained.model.cls_token") for row in rows if row.name == "betas"]
+    plan = inspect(sparse(tmp_path / "model.safetensors", [*rows, *extra]))
+    assert (plan.family, plan.complete) == (SD21_DEPTH, True)
+    assert any("MiDaS" in reason for reason in plan.left_over)
 
 
 def test_what_is_said_of_the_prediction_counts(tmp_path: Path) -> None:

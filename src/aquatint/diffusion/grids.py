@@ -42,13 +42,17 @@ def leading(schedule: NoiseSchedule, steps: int) -> list[Level]:
     """Times 1, 1 + n, 1 + 2n ... with n = table // steps, then time 0: Stable Diffusion's own grid.
 
     It begins below the end of the table (at 981 of 999 in 50 steps), and in pure noise never: not for zero-terminal
-    schedules. diffusers: "leading", steps_offset 1, set_alpha_to_one False.
+    schedules. diffusers: "leading", steps_offset 1, set_alpha_to_one False. A schedule with offset 0 (their
+    steps_offset) has times 0, n, 2n ...; its last step goes nowhere there, and a millionth here, since samplers of
+    several steps divide by a step's length.
     """
     _check("leading", steps, schedule.last)
     if schedule.at(schedule.last).alpha == 0:
         raise _endless("leading", "skips")
     stride = (schedule.last + 1) // steps
-    return [schedule.at(1 + stride * k) for k in reversed(range(steps))] + [schedule.at(0)]
+    first = schedule.config.offset
+    end = schedule.at(0) if first else schedule.at_ratio(float(schedule.at(0).ratio) * (1 - 1e-6))
+    return [schedule.at(first + stride * k) for k in reversed(range(steps))] + [end]
 
 
 def trailing(schedule: NoiseSchedule, steps: int) -> list[Level]:

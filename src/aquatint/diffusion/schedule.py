@@ -62,6 +62,7 @@ class ScheduleConfig:
     start, end     beta at either end; the cosine has none
     steps          the length of the table: times are 0 .. steps - 1
     zero_terminal  whether the table is rescaled to end in pure noise, alpha = 0
+    offset         the first time that the grid "leading" visits, 1 or 0 (diffusers' steps_offset)
     """
 
     kind: str = "scaled_linear"
@@ -69,6 +70,7 @@ class ScheduleConfig:
     end: float = 0.012
     steps: int = 1000
     zero_terminal: bool = False
+    offset: int = 1
 
 
 class NoiseSchedule:

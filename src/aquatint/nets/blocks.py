@@ -31,6 +31,20 @@ def sinusoids(t: Float[Tensor, " b"], width: int, longest: float = 10_000.0) -> 
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+def guidance_sinusoids(w: Float[Tensor, " b"], width: int) -> Float[Tensor, "b w"]:
+    """[sin(1000 w f_0) ... , cos(1000 w f_0) ...] with f_i = 10000^(-i / (h - 1)) and h = width // 2.
+
+    How a latent consistency model hears its guidance, w = scale - 1 (Luo et al. 2023, section 4.3; the sinusoids are
+    those of Kingma et al. 2021): unlike those of the time, sines come first and the last frequency is 1 / 10000. An odd
+    width ends in 0.
+    """
+    half = width // 2
+    places = torch.arange(half, dtype=torch.float32, device=w.device)
+    frequencies = torch.exp(places * -(math.log(10_000.0) / max(half - 1, 1)))
+    angles = (1000.0 * w.float())[:, None] * frequencies
+    return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width % 2))
+
+
 class Perceptron(nn.Module):
     """linear -> SiLU -> linear: turns a time, or a pooled text vector, into the embedding that every block hears."""
 

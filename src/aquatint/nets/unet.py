@@ -9,7 +9,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aquatint.nets.blocks import Grow, Perceptron, ResBlock, Shrink, Transformer2d, conv3, group_norm, sinusoids
+from aquatint.nets.blocks import (
+    Grow,
+    Perceptron,
+    ResBlock,
+    Shrink,
+    Transformer2d,
+    conv3,
+    group_norm,
+    sinusoids,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,8 @@ class UNetConfig:
     context     width of the text embeddings
     vector      width of one more embedding, added to the time's (pooled text; SDXL's added conditions); 0: none
     linear      linear projections around the transformers (SD 2.x), or 1x1 convolutions (SD 1.x)
+    guidance    width of the guidance scale's embedding, for a net distilled from guidance, which `distilled.hearing`
+                tells it (LCM); 0: it hears none
     """
 
     stages: tuple[Stage, ...]
@@ -41,6 +52,7 @@ class UNetConfig:
     vector: int = 0
     groups: int = 32
     linear: bool = False
+    guidance: int = 0
 
     @property
     def time(self) -> int:
@@ -109,6 +121,7 @@ class UNet(nn.Module):
         stages, first = config.stages, config.stages[0].width
         self.time = Perceptron(first, config.time)
         self.vector = Perceptron(config.vector, config.time) if config.vector else None
+        self.guidance = nn.Linear(config.guidance, first, bias=False) if config.guidance else None
         self.enter = conv3(config.channels_in, first)
         self.descent, skips = way_down(config)
         self.middle = Middle(config)

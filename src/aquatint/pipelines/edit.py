@@ -40,7 +40,7 @@ class Edit:
 
     image      what to begin from
     strength   share of the steps that are made, 0 < s <= 1: how far from the picture it goes (as diffusers counts:
-               the last int(steps * strength) of them)
+               the last int(steps * strength) of them); None: 0.75, or 1 for a model that is shown the picture
     mask       white where to paint, black where to keep, grey for between; of the picture's size. None: everywhere
     invert     black is where to paint
     grow       pixels by which the mask's white part is widened (or narrowed, below 0)
@@ -57,7 +57,7 @@ class Edit:
     """
 
     image: Given
-    strength: float = 0.75
+    strength: float | None = None
     mask: Given | None = None
     invert: bool = False
     grow: int = 0
@@ -70,7 +70,7 @@ class Edit:
     outpaint: Outpaint | None = None
 
     def __post_init__(self) -> None:
-        _within("strength", self.strength, 0.0, 1.0)
+        _within("strength", 1.0 if self.strength is None else self.strength, 0.0, 1.0)
         _within("blur", self.blur, 0.0, MOST_BLUR)
         _within("grow", self.grow, -256, 256)
         _within("padding", self.padding, 0, 1024)
@@ -156,6 +156,22 @@ def canvas(edit: Edit, width: int, height: int) -> Canvas:
     return Canvas(seen, mask, whole, (0, 0, width, height), mask)
 
 
+def fitted(picture: Image.Image, width: int, height: int, fit: Fit) -> Image.Image:
+    """Stretched to a size, cropped in the middle, or set in the middle with its edges drawn out."""
+    if fit == "stretch":
+        return picture.resize((width, height), Image.Resampling.LANCZOS)
+    scales = width / picture.width, height / picture.height
+    scale = max(scales) if fit == "crop" else min(scales)
+    near = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    near = (max(near[0], width), max(near[1], height)) if fit == "crop" else (min(near[0], width), min(near[1], height))
+    scaled = np.asarray(picture.resize(near, Image.Resampling.LANCZOS))
+    across, down = (near[0] - width) // 2, (near[1] - height) // 2
+    if fit == "crop":
+        return Image.fromarray(np.ascontiguousarray(scaled[down : down + height, across : across + width]))
+    pads = ((-down, height - near[1] + down), (-across, width - near[0] + across))
+    return Image.fromarray(np.pad(scaled, (*pads, (0, 0)) if scaled.ndim == 3 else pads, mode="edge"))
+
+
 def _mask(edit: Edit) -> Image.Image | None:
     """The mask as it is meant: grown, then softened; UserError if nothing is white in it."""
     if edit.mask is None:
@@ -219,22 +235,6 @@ def _inside(mask: Image.Image, place: tuple[int, int, int, int]) -> Image.Image:
     cover = Image.new("L", mask.size, 0)
     cover.paste(mask.crop(place), place[:2])
     return cover
-
-
-def fitted(picture: Image.Image, width: int, height: int, fit: Fit) -> Image.Image:
-    """Stretched to a size, cropped in the middle, or set in the middle with its edges drawn out."""
-    if fit == "stretch":
-        return picture.resize((width, height), Image.Resampling.LANCZOS)
-    scales = width / picture.width, height / picture.height
-    scale = max(scales) if fit == "crop" else min(scales)
-    near = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    near = (max(near[0], width), max(near[1], height)) if fit == "crop" else (min(near[0], width), min(near[1], height))
-    scaled = np.asarray(picture.resize(near, Image.Resampling.LANCZOS))
-    across, down = (near[0] - width) // 2, (near[1] - height) // 2
-    if fit == "crop":
-        return Image.fromarray(np.ascontiguousarray(scaled[down : down + height, across : across + width]))
-    pads = ((-down, height - near[1] + down), (-across, width - near[0] + across))
-    return Image.fromarray(np.pad(scaled, (*pads, (0, 0)) if scaled.ndim == 3 else pads, mode="edge"))
 
 
 def _filled(picture: Image.Image, mask: Image.Image, fill: Fill) -> Image.Image:

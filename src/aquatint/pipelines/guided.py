@@ -33,9 +33,11 @@ from aquatint.diffusion.guidance import (
     weakened,
 )
 from aquatint.diffusion.joined import composed, severally
+from aquatint.diffusion.pictured import pictured
 from aquatint.diffusion.prediction import Prediction
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.diffusion.schedule import Level
+from aquatint.nets.distilled import hearing
 from aquatint.nets.freeu import freed
 from aquatint.nets.perturbed import middle_size, perturbed, watched
 from aquatint.nets.unet import UNet
@@ -50,12 +52,14 @@ class Nets:
     plain     the U-Net, with FreeU if that is asked for
     weak      with perturbed self-attention; None where it is not needed
     watched   with its middle's self-attention noted in `seen`; plain itself where that is not needed
+    scale     of the guidance that is yet to be given: 1 for a net that hears it
     size      (height, width) of the middle for latents of a size
     """
 
     plain: Net
     weak: Net | None
     watched: Net
+    scale: float
     seen: list[Tensor] = field(default_factory=list)
     size: Callable[[int, int], tuple[int, int]] = lambda height, width: (height, width)
 
@@ -89,6 +93,9 @@ class Words:
 def nets_for(unet: UNet, request: Resolved) -> Nets:
     """The nets that a request's guidance needs; UserError where this U-Net or the sampler cannot do what is asked."""
     how = request.guiding or Guiding()
+    for name in ("perp_neg", "sag"):
+        if request.picture_guidance is not None and getattr(how, name) is not None:
+            raise UserError(f"guiding.{name} for a model that is shown the picture.", "One of the others.")
     if SAMPLERS[request.sampler].pair:
         for name, asked in (("apg", how.apg), ("threshold.mimic", how.mimic)):
             if asked is not None:
@@ -101,10 +108,11 @@ def nets_for(unet: UNet, request: Resolved) -> Nets:
         u = how.freeu
         return net if u is None else freed(net, (u.b1, u.b2), (u.s1, u.s2), u.version)
 
+    unet, scale = hearing(unet, request.guidance)
     plain = free(unet)
     weak = free(perturbed(unet, how.pag.layers)) if how.pag else None
     noted, seen = watched(plain) if how.sag and how.sag.scale else (plain, [])
-    return Nets(plain, weak, noted, seen, partial(middle_size, unet))
+    return Nets(plain, weak, noted, scale, seen, partial(middle_size, unet))
 
 
 def pair_for(
@@ -117,7 +125,7 @@ def pair_for(
     """
     how, single = request.guiding or Guiding(), len(words.toward) == 1
     toward = ((1.0, words.toward[0][1]),) if single else words.toward
-    bare = request.guidance == 1 and single and not SAMPLERS[request.sampler].pair
+    bare = nets.scale == 1 and request.picture_guidance is None and single and not SAMPLERS[request.sampler].pair
     if single:
         plain = alike(predictor(nets.plain, prediction, toward[0][1]))
     else:
@@ -125,8 +133,8 @@ def pair_for(
     if bare and not (how.pag and how.pag.scale) and not (how.sag and how.sag.scale):
         pair = plain
     else:
-        asking, base = _asking(nets.watched, toward, words, how, bare)
-        guide = _scale(request.guidance, how, prediction, average)
+        asking, base = _asking(nets.watched, toward, words, request, bare)
+        guide = _scale(nets.scale, how, prediction, average)
         if how.pag is not None and nets.weak is not None:
             guide = weakened(guide, nets.weak, toward, how.pag.scale)
         if how.sag is not None:
@@ -147,13 +155,15 @@ def memory(request: Resolved) -> Running:
 
 
 def _asking(
-    net: Net, toward: tuple[tuple[float, Conditioning], ...], words: Words, how: Guiding, bare: bool
+    net: Net, toward: tuple[tuple[float, Conditioning], ...], words: Words, request: Resolved, bare: bool
 ) -> tuple[Asking, Conditioning]:
     """What the net is asked, and what it is told in the answer that guidance leads away from."""
     if bare:
         return once(net, toward[0][1]), toward[0][1]
-    if how.perp_neg is not None and words.empty is not None:
-        return perpendicular(net, toward, words.away, words.empty, how.perp_neg), words.empty
+    if request.picture_guidance is not None:
+        return pictured(net, toward, words.away, request.picture_guidance), words.away
+    if request.guiding is not None and request.guiding.perp_neg is not None and words.empty is not None:
+        return perpendicular(net, toward, words.away, words.empty, request.guiding.perp_neg), words.empty
     if len(toward) == 1:
         return twice(net, toward[0][1], words.away), words.away
     return severally(net, toward, words.away), words.away

@@ -3,12 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from aquatint.base import images
 from aquatint.base.errors import UserError
 from aquatint.base.noise import FILL, Noise
 from aquatint.diffusion.denoisers import Denoiser, Pair, held
@@ -26,6 +22,7 @@ from aquatint.pipelines.micro import with_micro
 from aquatint.pipelines.prompt import parse
 from aquatint.pipelines.record import File
 from aquatint.pipelines.request import Resolved
+from aquatint.pipelines.shown import check_shown, shown
 from aquatint.pipelines.steering import Steering, steering
 from aquatint.pipelines.tools import around, encoded, tileable
 
@@ -88,6 +85,7 @@ def planned(bundle: Bundle, request: Resolved, steps: int, over: Canvas | None, 
 
     Raises UserError for all of the request that the bundle cannot do.
     """
+    check_shown(bundle.family, request)
     schedule = NoiseSchedule(bundle.family.schedule)
     levels = visited(request.grid, schedule, steps, dict(request.options))[-request.made - 1 :]
     loras = wanted(bundle, request)
@@ -109,7 +107,7 @@ def script(plan: Plan) -> Script:
     bundle, request = plan.bundle, plan.request
     prompt = parse(request.prompt, request.grammar, steps=request.made)
     negative = parse(request.negative, request.grammar, steps=request.made, negative=True)
-    extra, empty = _told_of(plan), None
+    extra, empty = shown(bundle, request, plan.canvas), None
     if request.guiding is not None and request.guiding.perp_neg is not None:
         silence = parse("", request.grammar, steps=request.made, negative=True)
         alone = tell(bundle, prompt, silence, request.clip_skip)
@@ -127,7 +125,7 @@ def script(plan: Plan) -> Script:
 
 
 def pair_of(plan: Plan, told: Script) -> Pair:
-    """The nets, told these words, as a denoiser with guidance; for CFG++ the negative beside it. New for each picture."""
+    """The nets, told these words, as a denoiser with guidance; for CFG++ the negative too. New for each picture."""
     prediction, average = PREDICTIONS[plan.bundle.family.prediction], memory(plan.request)
     how = (prediction, plan.request, plan.levels, average)
     pair = switched([(end, pair_for(nets, words, *how)) for end, nets, words in told])
@@ -143,8 +141,9 @@ def known_of(plan: Plan) -> Known | None:
     finite(x0, "encoder", bundle)
     mask = plan.canvas.latent_mask(x0.shape[2], x0.shape[3])
     mask = None if mask is None else mask.to(x0.device)
-    seen = bundle.unet.config.channels_in > bundle.autoencoder.config.latents
-    return Known(x0, mask, edit.fill, from_noise=edit.strength == 1 and mask is not None, seen=seen)
+    sees = bundle.family.sees
+    from_noise = edit.strength == 1 and (mask is not None or sees == "picture")
+    return Known(x0, mask, edit.fill, from_noise=from_noise, seen=sees == "mask")
 
 
 def files_of(plans: Iterable[Plan]) -> tuple[File, ...]:
@@ -165,7 +164,7 @@ def _check_windows(plan: Plan) -> None:
     request, bundle = plan.request, plan.bundle
     if request.tiling is None or len(_windows(plan)) == 1:
         return
-    if bundle.unet.config.channels_in > bundle.autoencoder.config.latents:
+    if bundle.family.sees != "nothing":
         raise UserError(
             f"tiling with {bundle.family.name}, whose net is shown more than the latents.", "Another model."
         )
@@ -175,21 +174,3 @@ def _check_windows(plan: Plan) -> None:
         )
     if request.guiding is not None and request.guiding.apg is not None and request.guiding.apg.momentum:
         raise UserError("tiling together with guiding.apg.momentum.", "A momentum of 0.")
-
-
-def _told_of(plan: Plan) -> Tensor | None:
-    """For an inpainting U-Net: the mask and the masked picture; without an edit, everything is to be painted.
-
-    Its further channels are the mask (1 where to paint) and the latents of the picture with that part greyed out.
-    """
-    bundle, request, over = plan.bundle, plan.request, plan.canvas
-    if bundle.unet.config.channels_in == bundle.autoencoder.config.latents:
-        return None
-    _, height, width = bundle.latent_shape(request.width, request.height)
-    picture = torch.zeros(1, bundle.autoencoder.config.channels, request.height, request.width, device=bundle.device)
-    mask = torch.ones(1, 1, height, width, device=bundle.device)
-    if over is not None and over.mask is not None:
-        hidden = torch.from_numpy(np.asarray(over.mask).astype(np.float32) >= 128)
-        picture = (images.to_tensor(over.picture) * ~hidden).to(bundle.device)
-        mask = F.max_pool2d(hidden[None, None].float(), bundle.autoencoder.config.factor).to(bundle.device)
-    return torch.cat([mask, bundle.autoencoder.encode(picture)], dim=1)

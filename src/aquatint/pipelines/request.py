@@ -21,6 +21,7 @@ from aquatint.pipelines.checks import whole as _whole
 from aquatint.pipelines.control import Control
 from aquatint.pipelines.control import checked as checked_controls
 from aquatint.pipelines.edit import Edit
+from aquatint.pipelines.given import Given
 from aquatint.pipelines.guiding import Guiding
 from aquatint.pipelines.guiding import checked as checked_guiding
 from aquatint.pipelines.hires import Hires
@@ -29,6 +30,7 @@ from aquatint.pipelines.lora import checked as checked_loras
 from aquatint.pipelines.micro import Micro
 from aquatint.pipelines.prompt import GRAMMARS
 from aquatint.pipelines.safety import ACTIONS
+from aquatint.pipelines.shown import PICTURE_GUIDANCE, STRENGTH, settled
 from aquatint.pipelines.stream import Stream
 from aquatint.pipelines.tiling import Decoding, Seamless, Tiling
 from aquatint.pipelines.variation import Variation
@@ -64,6 +66,8 @@ class Request:
     grammar            how the prompts are read: a name in GRAMMARS (docs/prompts.md)
     clip_skip          which layer of the text encoder is read, counted from the end: 1 is the last; None the usual one
     micro              what Stable Diffusion XL is told beside the text (docs/families.md); None the usual
+    picture_guidance   how much more than probable the picture is to count, for a model that is shown it
+    depth              a map of what is near (white) and far (black), for a model that is shown one
     loras              networks added to the weights, by their names on the bundle's shelf (docs/adapters.md)
     guiding            guidance beyond its scale: interval, thresholds, PAG, FreeU ... (docs/guidance.md)
     controls           pictures that steer the painting, and the bundle's controls that read them (docs/control.md)
@@ -106,6 +110,8 @@ class Request:
     tiling: Tiling | None = None
     seamless: Seamless | None = None
     decoding: Decoding | None = None
+    picture_guidance: float | None = None
+    depth: Given | None = None
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)
@@ -119,6 +125,7 @@ class Request:
             "sampler": sampler,
             "grid": grid if self.grid is None else _grid(self.grid),
             "guidance": _number("guidance", self.guidance, 0.0, MOST_GUIDANCE),
+            "picture_guidance": _number("picture_guidance", self.picture_guidance, 0.0, MOST_GUIDANCE),
             "rescale": _number("rescale", self.rescale, 0.0, 1.0),
             "eta": _number("eta", self.eta, 0.0, 1.0),
             "options": _options(self.options),
@@ -147,7 +154,7 @@ class Request:
     def resolved(self, family: Family) -> "Resolved":
         """The same request with the family's defaults where it said nothing; refuses what the family cannot do."""
         given, usual = _given(self), family.defaults
-        width, height = _own_size(self.edit, family.autoencoder.factor) or (usual.width, usual.height)
+        width, height = _own_size(self, family.autoencoder.factor) or (usual.width, usual.height)
         name = self.sampler or usual.sampler
         options = SAMPLERS[name].options
         if self.eta is not None and "eta" not in options:
@@ -171,7 +178,9 @@ class Request:
             "rescale": usual.rescale,
             "eta": options.get("eta"),
         }
-        result = Resolved(**(filled | given))
+        if family.sees == "picture":
+            filled["picture_guidance"] = PICTURE_GUIDANCE
+        result = Resolved(**(filled | given | {"edit": settled(self.edit, family)}))
         layers = min(text.layers for text in family.texts)
         if result.clip_skip is not None and result.clip_skip > layers:
             raise UserError(f"clip_skip = {result.clip_skip}.", f"{family.name}'s text encoder has {layers} layers.")
@@ -211,7 +220,7 @@ class Resolved(Request):
     @property
     def made(self) -> int:
         """The steps that are made: all of them, or an edit's share."""
-        return self.steps if self.edit is None else int(self.steps * self.edit.strength)
+        return self.steps if self.edit is None else int(self.steps * (self.edit.strength or STRENGTH))
 
     @property
     def total(self) -> int:
@@ -234,8 +243,11 @@ def from_words(words: dict[str, Any]) -> Request:
     return config.from_data(Request, words)
 
 
-def _own_size(edit: Edit | None, factor: int) -> tuple[int, int] | None:
-    """The size that an edit brings with it, where it is painted as it is."""
+def _own_size(request: Request, factor: int) -> tuple[int, int] | None:
+    """The size that an edit, or else a depth map, brings with it, where it is painted as it is."""
+    edit, depth = request.edit, request.depth
+    if edit is None and depth is not None and not (depth.width % factor or depth.height % factor):
+        return depth.width, depth.height
     if edit is None or edit.masked or edit.fit != "exact":
         return None
     width, height = edit.size

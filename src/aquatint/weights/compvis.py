@@ -29,6 +29,7 @@ OLD_HUGGING = "cond_stage_model.transformer."  # ... the same in files of some c
 OPEN_CLIP = "cond_stage_model.model."  # and Stable Diffusion 2: OpenCLIP's own names
 CONDITIONER = "conditioner.embedders."  # Stable Diffusion XL: a list of both, see `conditioner`
 EMA = "model_ema."
+GUIDANCE = UNET + "time_embed.cond_proj"  # of latent consistency models, by diffusers' name for it
 
 
 def pairs(config: Config, names: Collection[str] = (), *, ema: bool = False, text: str = "") -> list[Pair]:
@@ -79,6 +80,8 @@ def unet_places(config: UNetConfig) -> Iterator[Place]:
     yield Place("time", UNET + "time_embed", PERCEPTRON)
     if config.vector:
         yield Place("vector", UNET + "label_emb.0", PERCEPTRON)
+    if config.guidance:
+        yield Place("guidance", GUIDANCE, ITSELF)
     yield Place("enter", UNET + "input_blocks.0.0", ITSELF)
     last, number = len(config.stages) - 1, 1
     for i, stage in enumerate(config.stages):
@@ -219,6 +222,7 @@ BEGINNINGS = {
     **dict.fromkeys(("betas", "alphas_", "sqrt_", "log_one_minus", "posterior_", "logvar", "lvlb_weights"), _SCHEDULE),
     "denoiser.sigmas": _SCHEDULE,
     "scale_factor": "the autoencoder's scale, which the family says",
+    "depth_model.": "the net that guesses depth (MiDaS): a depth map is given to the request instead",
     "v_pred": "a mark: this model predicts v",
     "ztsnr": "a mark: this model's schedule ends in pure noise",
 }

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import torch
 
 from aquatint.base.errors import UserError
-from aquatint.families import FAMILIES, SD15, SD21, SD21_V, SDXL, Family
+from aquatint.families import FAMILIES, SD15, SD21, SD21_V, SD_TURBO, SDXL, Family
 from aquatint.nets.autoencoder import AutoencoderConfig
 from aquatint.nets.text import TextConfig
 from aquatint.nets.unet import Stage, UNetConfig
-from aquatint.weights import conditioner, description
+from aquatint.weights import compvis, conditioner, description
 from aquatint.weights.compvis import AUTOENCODER, OPEN_CLIP, UNET, other_kind, text_prefix
 from aquatint.weights.header import FLOATS
 from aquatint.weights.keymap import Shape
@@ -82,9 +82,16 @@ def family(held: Held, said: str | None = None) -> tuple[Family, list[str]]:
     if base.micro:  # the autoencoder has Stable Diffusion 1's shapes and another scale
         made = replace(made, autoencoder=replace(made.autoencoder, scale=base.autoencoder.scale))
     said, why = (said, ["what it predicts is as you say"]) if said else prediction(held, made)
-    made = description.known(replace(made, prediction=said))
+    made = description.known(replace(made, prediction=said, defaults=base.defaults))
+    if made.name == SD21.name and any("turbo" in text.lower() for text in _titles(held)):
+        made, why = replace(made, name=SD_TURBO.name), ["the header says that it is a Turbo: 1 to 4 steps, no guidance"]
     nearest = FAMILIES.get(made.name, base if base.micro else SD21_V if said == "v" else SD15)
     return description.check(replace(made, defaults=nearest.defaults)), [*notes, *why]
+
+
+def _titles(held: Held) -> list[str]:
+    """What the header calls the model."""
+    return [held.metadata.get(f"modelspec.{key}", "") for key in ("architecture", "title")]
 
 
 def _encoders(shapes: Shapes, unet_: UNetConfig) -> dict[str, Any]:
@@ -160,7 +167,7 @@ def unet(shapes: Shapes) -> UNetConfig:
         raise UserError("the U-Net does not attend to text.", "A text-to-image model.")
     enter = inner[0].replace("transformer_blocks.0.attn2.to_k.weight", "proj_in.weight")
     linear = len(shapes.table.get(enter, ())) == 2
-    label = UNET + "label_emb.0.0.weight"
+    label, heard = UNET + "label_emb.0.0.weight", compvis.GUIDANCE + ".weight"
     config = UNetConfig(
         stages=tuple(Stage(width, max(1, width // 64) if linear else 8, depth) for width, depth, _ in stages),
         blocks=stages[0][2],
@@ -170,6 +177,7 @@ def unet(shapes: Shapes) -> UNetConfig:
         context=shapes.side(inner[0], 1),
         vector=shapes.side(label, 1) if label in shapes.table else 0,
         linear=linear,
+        guidance=shapes.side(heard, 1) if heard in shapes.table else 0,
     )
     known = _row(config, (row.unet for row in FAMILIES.values()), _shape_of_unet)
     description.check_unet(known or config)

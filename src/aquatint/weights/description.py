@@ -20,7 +20,13 @@ WIDEST, DEEPEST, LONGEST = 16_384, 128, 1_048_576
 KEY = "aquatint"  # the field of a header's metadata that describes the model
 # Fields that came after version 1, by their place in the description, and what a description without them means.
 _TEXT = {"skip": 0, "normed": True}
-LATER: dict[str, dict[str, Any]] = {"": {"text2": None, "micro": [], "blank": False}, "text": _TEXT, "text2": _TEXT}
+LATER: dict[str, dict[str, Any]] = {
+    "": {"text2": None, "micro": [], "blank": False},
+    "text": _TEXT,
+    "text2": _TEXT,
+    "unet": {"guidance": 0},
+    "schedule": {"offset": 1},
+}
 
 
 def describe(family: Family, digest: str) -> str:
@@ -62,10 +68,10 @@ def described(text: str) -> tuple[Family, str]:
 
 def known(family: Family) -> Family:
     """The family with the name of the row of FAMILIES that it equals in all but name and defaults, else "custom"."""
-    for row in FAMILIES.values():
-        if replace(row, name=family.name, defaults=family.defaults) == family:
-            return replace(family, name=row.name)
-    return replace(family, name="custom")
+    rows = [row for row in FAMILIES.values() if replace(row, name=family.name, defaults=family.defaults) == family]
+    # Turbo is Stable Diffusion 2.1 in all but its weights: only what a request means by default tells them apart.
+    alike = [row for row in rows if row.name == family.name or row.defaults.guidance == family.defaults.guidance]
+    return replace(family, name=[*alike, *rows][0].name if rows else "custom")
 
 
 def digest(family: Family, sums: Iterable[tuple[str, str]]) -> str:
@@ -88,6 +94,7 @@ def check(family: Family) -> Family:
     for text in family.texts:
         check_text(text)
     _range("the schedule's steps", family.schedule.steps, 2, 100_000)
+    _range("the schedule's offset", family.schedule.offset, 0, 1)
     NoiseSchedule(family.schedule)
     if family.prediction not in PREDICTIONS:
         raise unknown("prediction", family.prediction, PREDICTIONS)
@@ -128,6 +135,7 @@ def check_unet(unet: UNetConfig) -> None:
     _range("groups", unet.groups, 0, WIDEST)
     _range("the text's width", unet.context, 1, WIDEST)
     _range("the vector's width", unet.vector, 0, WIDEST)
+    _range("the width of the guidance's embedding", unet.guidance, 0, WIDEST)
     for name, count in (("channels taken", unet.channels_in), ("channels given", unet.channels_out)):
         _range(name, count, 1, 64)
     for stage in unet.stages:

@@ -62,6 +62,8 @@ def unet_places(config: UNetConfig, vector: str) -> Iterator[Place]:
     yield Place("time", "time_embedding", PERCEPTRON)
     if config.vector:
         yield Place("vector", vector, PERCEPTRON)
+    if config.guidance:
+        yield Place("guidance", "time_embedding.cond_proj", ITSELF)
     yield Place("enter", "conv_in", ITSELF)
     last = len(config.stages) - 1
     for i, stage in enumerate(config.stages):

@@ -138,6 +138,7 @@ UNET = Fields(
         "num_attention_heads": None,
         "use_linear_projection": False,
         "projection_class_embeddings_input_dim": None,
+        "time_cond_proj_dim": None,
     },
     inert=frozenset(
         (
@@ -234,6 +235,7 @@ def unet(document: Document) -> UNetConfig:
         vector=(vector or 0) if document.get("class_embed_type") or document.get("addition_embed_type") else 0,
         groups=UNET.whole(values, "norm_num_groups") or 0,
         linear=values["use_linear_projection"] is True,
+        guidance=UNET.whole(values, "time_cond_proj_dim", or_none=True) or 0,
     )
     description.check_unet(config)
     return config
@@ -263,6 +265,7 @@ def unet_document(config: UNetConfig, sample_size: int, *, added: bool = False) 
         "class_embed_type": "projection" if config.vector and not added else None,
         "addition_embed_type": "text_time" if added else None,
         "addition_time_embed_dim": MICRO_WIDTH if added else None,
+        "time_cond_proj_dim": config.guidance or None,
     }
     return _document(UNET, values)
 

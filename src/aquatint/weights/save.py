@@ -37,6 +37,11 @@ ARCHITECTURES = {
     "SDXL": "stable-diffusion-xl-v1-base",
     "SDXL_INPAINT": "stable-diffusion-xl-v1-inpainting",
     "SDXL_REFINER": "stable-diffusion-xl-v1-refiner",
+    "SD21_INPAINT": "stable-diffusion-v2-inpainting",
+    "SD21_DEPTH": "stable-diffusion-v2-depth",
+    "SD_TURBO": "stable-diffusion-v2-turbo",
+    "SD15_PIX2PIX": "stable-diffusion-v1-edit",
+    "SD15_LCM": "stable-diffusion-v1-lcm",
 }
 IMPLEMENTATIONS = {"compvis": "https://github.com/Stability-AI/generative-models", "native": "aquatint"}
 COPIED = ("title", "description", "author", "date", "license", "usage_hint", "thumbnail", "tags", "merged_from")

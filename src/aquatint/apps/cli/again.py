@@ -14,6 +14,7 @@ from aquatint.apps.cli.elsewhere import settled, started
 from aquatint.apps.cli.enlarge import Tools, opening_tools
 from aquatint.apps.cli.generate import Machine, Source, line, open_bundle
 from aquatint.apps.cli.output import FORMATS, SUFFIXES, Output
+from aquatint.apps.cli.shown import Seen, with_depth
 from aquatint.base import files
 from aquatint.base.errors import UserError
 
@@ -67,6 +68,7 @@ def again(
     safety: Annotated[Path | None, Parameter(help="The safety checker that was asked.")] = None,
     controlling: Controlling | None = None,
     tools: Tools | None = None,
+    seen: Seen | None = None,
 ) -> int:
     """Paint a picture again from its own metadata, and compare.
 
@@ -77,7 +79,7 @@ def again(
     source, wanted = source or Source(), wanted or Wanted()
     original = read(picture)
     record, format = original.record, original.format
-    request = with_control_pictures(asked(original, wanted), controlling)
+    request = with_depth(with_control_pictures(asked(original, wanted), controlling), seen)
     check_named(original, source, wanted.anyway)
     suffix = picture.suffix if picture.suffix.lower() in FORMATS else SUFFIXES[format]
     beside = str(picture.with_name(f"{picture.stem}-again{suffix}"))

@@ -21,7 +21,9 @@ class Editing:
     """A picture to begin from, and what of it is to change."""
 
     image: Annotated[str | None, Parameter(help="A picture to begin from instead of noise.")] = None
-    strength: Annotated[float | None, Parameter(help="How far from it, above 0 to 1; 0.75 if not given.")] = None
+    strength: Annotated[float | None, Parameter(help="How far from it, above 0 to 1; 0.75 (InstructPix2Pix: 1).")] = (
+        None
+    )
     mask: Annotated[str | None, Parameter(help="A picture of the same size: white where to paint.")] = None
     invert: Annotated[bool, Parameter(help="The mask is black where to paint.", negative="")] = False
     grow: Annotated[int | None, Parameter(help="Widen the mask by pixels, or narrow it below 0.")] = None

@@ -23,6 +23,7 @@ from aquatint.apps.cli.guiding import Guidance, read_guiding
 from aquatint.apps.cli.many import Finish, Many, check_prompt, spread
 from aquatint.apps.cli.micro import Sizing, read_micro
 from aquatint.apps.cli.output import STANDARD_OUTPUT, Output
+from aquatint.apps.cli.shown import Shown, with_shown
 from aquatint.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def generate(
     controlling: Controlling | None = None,
     enlarging: Enlarging | None = None,
     tools: Tools | None = None,
+    shown: Shown | None = None,
 ) -> None:
     """Paint pictures for a prompt.
 
@@ -126,7 +128,8 @@ def generate(
     words = check_prompt(prompt, many)
     request = replace(read_request(words, wishes), edit=read_edit(editing), loras=read_loras(adapting))
     request = replace(request, guiding=read_guiding(guidance), micro=read_micro(sizing), **read_enlarging(enlarging))
-    request, checker = guarded(replace(request, controls=read_controls(controlling)), guarding)
+    request = with_shown(replace(request, controls=read_controls(controlling)), shown)
+    request, checker = guarded(request, guarding)
     requests = varied(spread(request, many, chance))
     finish = Finish(many)
     output = Output(showing.out, showing.format, sum(len(one.seeds) for one in requests))

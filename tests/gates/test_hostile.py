@@ -1,0 +1,215 @@
+"""Gates S1, S2 and S4: hostile checkpoints, adapters, embeddings and folders through every entry that takes them.
+
+Nothing is run, imported, fetched, or opened or written elsewhere; every answer is a user's error or a clean success, as
+the table says; each takes at most two seconds and 256 MiB more than before. The default run takes a sample; `-m slow`
+takes all. Each gate is turned on what it must notice, too.
+"""
+
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.gates.corpus import KINDS, Case, Goods, corpus, pickle_cases
+from tests.weights.test_bad_input import HOSTILE as SOME
+
+RUNNER = Path(__file__).with_name("runner.py")
+SECONDS, MEBIBYTES = 2.0, 256.0
+SURFACES = {
+    "model": ("open_model", "weights.open_model", "aquatint convert", "aquatint generate --model"),
+    "lora": ("open_lora", "shelf", "folder", "aquatint generate --lora"),
+    "embedding": ("open_embedding", "aquatint generate --embedding"),
+}
+TELLING = ("inspect", "aquatint inspect", "aquatint loras")  # these say what is wrong, and that is a success
+PLAIN = ("weights.open_model", "open_lora", "open_embedding")
+HOSTILE = [
+    *SOME, "file:///etc/passwd", "//127.0.0.1/share", "\\\\127.0.0.1\\share", "~/.ssh/id_rsa", "$HOME/x", "canary.py",
+    "canary:run", "torch.load", "builtins.eval", "!!python/object/apply:os.system ['true']", "{{7*7}}", "${7*7}",
+    "%(x)s", "lambda: 0", "x\u0000y", "", "x" * 100_000,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gates")
+
+
+@pytest.fixture(scope="module")
+def goods(root: Path) -> Goods:
+    (root / "goods").mkdir()
+    return Goods(root / "goods")
+
+
+def run(root: Path, goods: Goods, cases: list[dict[str, Any]], poison: bool = False) -> list[dict[str, Any]]:
+    """Cases through their entries, in a process of its own."""
+    warm = [str(path) for path in (goods.model, goods.lora, goods.embedding, goods.archive)]
+    plan = {"root": str(root), "tiny": str(goods.native), "cases": cases, "warm": warm, "poison": poison}
+    (root / "plan.json").write_text(json.dumps(plan))
+    done = subprocess.run(
+        [sys.executable, str(RUNNER), str(root / "plan.json"), str(root / "results.json")],
+        capture_output=True, text=True, cwd=root,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    results: list[dict[str, Any]] = json.loads((root / "results.json").read_text())
+    return results
+
+
+def made(root: Path, cases: list[Case]) -> list[dict[str, Any]]:
+    """The cases on the disk, each in a folder of its own, with the entries that take them and the plain others."""
+    rows = []
+    for number, case in enumerate(cases):
+        home = root / "cases" / f"{number}"
+        home.mkdir(parents=True)
+        entries = dict.fromkeys((*TELLING, *(entry for kind in case.takes for entry in SURFACES[kind]), *PLAIN))
+        rows.append({"name": case.name, "path": str(case.make(home)), "entries": list(entries)})
+    return rows
+
+
+def wrong(row: dict[str, Any], opens: tuple[str, ...] | None) -> str:
+    """What is not as it should be; `opens` None takes either outcome."""
+    if row["outcome"] not in ("good", "refused"):
+        return f"{row['outcome']} {row['fault']}"
+    surface = next((kind for kind, entries in SURFACES.items() if row["entry"] in entries), None)
+    if opens is not None and surface and (row["outcome"] == "good") != (surface in opens):
+        return f"{row['outcome']} where the table says otherwise"
+    if row["seen"]:
+        return "; ".join(row["seen"])
+    if row["seconds"] > SECONDS or row["mebibytes"] > MEBIBYTES:
+        return f"{row['seconds']:.2f} s, {row['mebibytes']:.0f} MiB"
+    return ""
+
+
+def report(gate: str, results: list[dict[str, Any]], faults: list[str]) -> None:
+    """One line on what was done."""
+    counts = Counter(row["outcome"] for row in results)
+    cases, entries = len({row["case"] for row in results}), len({row["entry"] for row in results})
+    print(
+        f"\ngate {gate}: {cases} cases, {entries} entries, {len(results)} runs: "
+        f"{', '.join(f'{count} {name}' for name, count in counts.most_common())}; "
+        f"slowest {max(row['seconds'] for row in results):.2f} s, "
+        f"largest {max(row['mebibytes'] for row in results):.0f} MiB; {len(faults)} wrong"
+    )
+    assert not faults, "\n".join(faults[:40])
+
+
+def gate(name: str, root: Path, goods: Goods, cases: list[Case], poison: bool = False) -> None:
+    opens = {case.name: case.opens for case in cases}
+    results = run(root, goods, made(root / name, cases), poison)
+    assert {row["case"] for row in results} == set(opens)
+    faults = [f"{row['case']} / {row['entry']}: {why}" for row in results if (why := wrong(row, opens[row["case"]]))]
+    report(name, results, faults)
+
+
+def sample(goods: Goods, count: int) -> list[Case]:
+    cases = corpus(goods)
+    good, bad = cases[: len(KINDS)], cases[len(KINDS) :]
+    return good + random.Random(4).sample(bad, count)
+
+
+def test_a_sample_of_the_corpus(root: Path, goods: Goods) -> None:
+    gate("S1 (sample)", root, goods, sample(goods, 8))
+
+
+@pytest.mark.slow
+def test_the_whole_corpus(root: Path, goods: Goods) -> None:
+    cases = corpus(goods)
+    assert len(cases) > 500
+    gate("S1", root, goods, cases)
+
+
+@pytest.mark.slow
+def test_nothing_that_unpickles_or_imports_is_called(root: Path, goods: Goods) -> None:
+    """S2: the corpus once more, with torch.load, pickle, import_module and every way of starting a program poisoned."""
+    gate("S2", root, goods, sample(goods, 250), poison=True)
+
+
+def leaves(data: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where the texts are."""
+    if isinstance(data, str):
+        yield place
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        yield from leaves(value, (*place, key))
+
+
+def planted(data: Any, place: tuple[Any, ...], text: str) -> Any:
+    """The same data with a text at a place."""
+    if not place:
+        return text
+    copy = dict(data) if isinstance(data, dict) else list(data)
+    copy[place[0]] = planted(data[place[0]], place[1:], text)
+    return copy
+
+
+def inert_cases(goods: Goods) -> Iterator[dict[str, Any]]:
+    """Every text in a folder's documents, and in the heads of a model, a LoRA and an embedding, replaced in turn."""
+    for document in sorted(goods.folder.rglob("*.json")):
+        if document.name in ("vocab.json", "tokenizer.json"):
+            continue
+        data = json.loads(document.read_text())
+        for place in leaves(data):
+            for text in HOSTILE:
+                yield {
+                    "name": f"{document.name} {place} {text[:40]!r}",
+                    "path": str(goods.folder), "document": str(document),
+                    "text": json.dumps(planted(data, place, text)), "head": False, "entries": ["inspect", "open_model"],
+                }  # fmt: skip
+    for path, entries in (
+        (goods.model, ["inspect", "weights.open_model"]), (goods.lora, ["open_lora", "aquatint inspect"]),
+        (goods.embedding, ["open_embedding", "aquatint inspect"]),
+    ):  # fmt: skip
+        data = path.read_bytes()
+        head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        for key, value in head["__metadata__"].items():
+            inner = json.loads(value) if value.startswith("{") else value
+            for place in leaves(inner):
+                for text in HOSTILE:
+                    new = planted(inner, place, text)
+                    told = head["__metadata__"] | {key: new if isinstance(new, str) else json.dumps(new)}
+                    yield {
+                        "name": f"{path.name} {key} {place} {text[:40]!r}", "path": str(path), "document": str(path),
+                        "text": json.dumps(head | {"__metadata__": told}), "head": True, "entries": entries,
+                    }  # fmt: skip
+
+
+def inert(root: Path, goods: Goods, name: str, cases: list[dict[str, Any]]) -> None:
+    results = run(root, goods, cases)
+    faults = [f"{row['case']} / {row['entry']}: {why}" for row in results if (why := wrong(row, None))]
+    report(name, results, faults)
+    counts = Counter(row["outcome"] for row in results)
+    assert counts["good"], "some texts change nothing"
+    assert counts["refused"], "and some are refused"
+
+
+def test_a_sample_of_texts_is_inert(root: Path, goods: Goods) -> None:
+    inert(root, goods, "S4 (sample)", random.Random(5).sample(list(inert_cases(goods)), 40))
+
+
+@pytest.mark.slow
+def test_every_text_is_inert(root: Path, goods: Goods) -> None:
+    assert len(HOSTILE) == 24
+    inert(root, goods, "S4", list(inert_cases(goods)))
+
+
+def test_the_gates_notice(root: Path, goods: Goods) -> None:
+    """The inverse control: what runs, opens, writes, imports, takes long or much, or fails otherwise is told."""
+    names = ["os.system", "torch.load", "pickle.loads", "slow", "greedy", "outside", "writing", "fault", "importing"]
+    (root / "canary").mkdir()
+    path = Case("canary", {case.name: case.make for case in pickle_cases(goods)}["os.system beside weights"])
+    home = path.make(root / "canary")
+    results = run(root, goods, [{"name": "canary", "path": str(home), "entries": names}])
+    told = {row["entry"]: wrong(row, None) for row in results}
+    assert all(told.values()), told
+    assert "os.system" in told["os.system"]
+    assert "pickle.find_class" in told["torch.load"]
+    assert "os.system" in told["pickle.loads"]
+    assert "MiB" in told["greedy"]
+    assert "outside" in told["outside"]
+    assert "writing" in told["writing"]
+    assert "ValueError" in told["fault"]
+    results = run(root, goods, [{"name": "canary", "path": str(home), "entries": ["torch.load"]}], poison=True)
+    assert "poisoned" in wrong(results[0], None)
