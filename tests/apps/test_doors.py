@@ -169,12 +169,14 @@ def test_info(capfd: pytest.CaptureFixture[str], model: str) -> None:
     assert facts["record"]["request"]["prompt"] == "a red apple"
     assert facts["parameters"]["settings"]["Seed"] == "4"
     assert facts["made_by_ai"]
-    assert facts["xmp_bytes"] > 0
+    assert facts["xmp"] == {"creator_tool": f"aquatint {aquatint.__version__}", "digital_source_type": metadata.MARK}
+    assert "Iptc4xmpExt" in facts["texts"]["xmp"]
     assert "credentials" not in facts
     foreign("x.png", invokeai_metadata=json.dumps(INVOKE), prompt="[" * 5000)
     facts = json.loads(run(capfd, "info", "x.png", "--json")[1])
     assert facts["reading"]["program"] == "InvokeAI"
     assert facts["reading"]["request"]["seeds"] == [5]
+    assert facts["texts"]["prompt"] == "[" * 5000
     text = run(capfd, "info", "x.png")[1]
     assert "InvokeAI metadata" in text
     assert "vae" in text

@@ -2,8 +2,10 @@
 
 import io
 import json
+import random
 import re
 import struct
+import zlib
 from contextlib import suppress
 
 import pytest
@@ -19,6 +21,7 @@ from aquatint.base.runtime import NUMERICS, Key
 from aquatint.families import SD15
 from aquatint.pipelines import metadata
 from aquatint.pipelines.infotext import infotext, parse_infotext, request_from
+from aquatint.pipelines.reading import read_foreign
 from aquatint.pipelines.record import Model, Record, record_from, record_of
 from aquatint.pipelines.request import LONGEST_PROMPT, Request
 
@@ -255,3 +258,42 @@ def test_format_by_name() -> None:
         metadata.format_of("a.gif")
     with pytest.raises(UserError, match="gif"):
         metadata.encode(Image.new("RGB", (8, 8)), record(), "gif")
+
+
+def damaged(number: int) -> bytes:
+    """A picture's file with a few bytes of its metadata changed, its checksums right."""
+    chance = random.Random(number)
+    format = chance.choice(["png", "jpeg", "webp"])
+    data = bytearray(metadata.encode(Image.new("RGB", (16, 16)), record("a cat", "blurry"), format))
+    begin = max(data.find(b"Exif"), 33)
+    for _ in range(chance.randint(1, 4)):
+        data[chance.randrange(begin, min(len(data), begin + 200))] = chance.randrange(256)
+    if format != "png":
+        return bytes(data)
+    chunks, at = bytes(data[:8]), 8
+    while at + 12 <= len(data) and at + 12 + (length := struct.unpack_from(">I", data, at)[0]) <= len(data):
+        body = bytes(data[at + 4 : at + 8 + length])
+        chunks += struct.pack(">I", length) + body + struct.pack(">I", zlib.crc32(body))
+        at += 12 + length
+    return chunks
+
+
+def look_at_damaged(numbers: range) -> None:
+    found = 0
+    for number in numbers:
+        with suppress(UserError):
+            seen = metadata.find(images.decode(damaged(number)))
+            found += 1
+            read_foreign(seen)
+    assert found > len(numbers) // 4  # most can be looked at, or little is tested
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about what is damaged
+def test_damaged_metadata_is_read_or_refused() -> None:
+    look_at_damaged(range(300))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damaged_metadata_is_read_or_refused_at_length() -> None:
+    look_at_damaged(range(1_000, 31_000))

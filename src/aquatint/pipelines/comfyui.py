@@ -6,7 +6,7 @@ Kinds of nodes that are not known are passed through where one of their inputs h
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aquatint.base import config
@@ -15,6 +15,7 @@ from aquatint.diffusion.names import grid_named, sampler_named
 from aquatint.pipelines.foreign import Notes, Reading, Start, note_sampler, parse_json, shown
 from aquatint.pipelines.profiles import replayed
 from aquatint.pipelines.request import Request
+from aquatint.pipelines.stream import LARGEST
 
 MOST = 10_000  # nodes
 MOST_LORAS = 64
@@ -80,30 +81,28 @@ def read_comfyui(prompt: str | None, workflow: str | None = None) -> Reading:
     _said(graph, sampler, words, notes)
     model = _model(graph, sampler, words, notes)
     batch, start = _latents(graph, sampler, words, notes)
-    strength = words.pop("denoise", 1.0)
-    made = words.get("steps")
-    if start is not None and made and strength < 1:  # ComfyUI makes all steps, on a grid that is longer by this much
-        words["steps"] = int(made / strength) if strength > 0.001 else made
-        start = Start(start.name, min(1.0, made / words["steps"] + 1e-9), start.mask)
-    elif strength < 1:
-        notes.ignore("denoise", strength, "there is no picture under it")
-    if start is not None:
-        start = Start(start.name, start.strength if strength < 1 else 1.0, start.mask)
+    start = _strong(start, words, notes)
     seed = words.pop("seed", 0)
-    request = config.from_data(Request, words | {"seeds": (seed,)}, "")
     if batch > 1:
-        request = Request(**{**vars(request), "noise": "cpu+nv", "stream": _stream(batch, notes)})
-    (request,) = replayed(request, "comfyui")
+        words |= {"noise": "cpu+nv", "stream": {"place": 0, "of": min(batch, LARGEST)}}
+        notes.change("batch_size", batch, "the file does not say which of them it is; the first is painted")
+    (request,) = replayed(config.from_data(Request, words | {"seeds": (seed,)}), "comfyui")
     note_sampler(notes, "sampler", words.get("sampler", "euler"), request)
     notes.honour("seed", seed)
     return Reading("ComfyUI", "comfyui", request, notes.account(), model, start=start)
 
 
-def _stream(batch: int, notes: Notes) -> Any:
-    from aquatint.pipelines.stream import LARGEST, Stream
-
-    notes.change("batch_size", batch, "the file does not say which of them it is; the first is painted")
-    return Stream(0, min(batch, LARGEST))
+def _strong(start: Start | None, words: dict[str, Any], notes: Notes) -> Start | None:
+    """How far from its picture. ComfyUI makes all the steps, of a grid that is longer by the strength."""
+    strength, made = words.pop("denoise"), words.get("steps")
+    if start is None:
+        if strength < 1:
+            notes.ignore("denoise", strength, "there is no picture under it")
+        return None
+    if strength == 1 or not made:
+        return replace(start, strength=1.0)
+    words["steps"] = int(made / max(strength, 0.001))
+    return replace(start, strength=min(1.0, made / words["steps"] + 1e-9))
 
 
 def _graph(text: str) -> Graph:

@@ -54,7 +54,7 @@ class Found:
     marked: bool
     others: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
-    xmp: str = ""
+    xmp: str = field(default="", compare=False, repr=False)
 
 
 def encode(image: Image.Image, record: Record, format: str = "png") -> bytes:

@@ -19,6 +19,6 @@ def info(
 ) -> None:
     """Say what a picture's file tells: our record, the infotext, ComfyUI's and InvokeAI's words, XMP, credentials.
 
-    Of other programs' pictures, how much of them `aquatint again` would repeat, too.
+    Of other programs' pictures, how much `aquatint again` would repeat, too. --json has all entries as they stand.
     """
-    show(facts_of(picture, trust), json)
+    show(facts_of(picture, trust, raw=json), json)

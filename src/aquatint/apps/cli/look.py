@@ -59,8 +59,11 @@ def is_picture(path: Path) -> bool:
     return start.startswith(_PICTURES) or (start[:4], start[8:]) == (b"RIFF", b"WEBP")
 
 
-def picture(path: Path, trust: Path | None = None) -> dict[str, Any]:
-    """What a picture's file says, as plain data; trust: certificates (PEM) of signers that are known."""
+def picture(path: Path, trust: Path | None = None, *, raw: bool = False) -> dict[str, Any]:
+    """What a picture's file says, as plain data.
+
+    trust   certificates (PEM) of signers that are known;  raw: other programs' entries and XMP as they stand, too
+    """
     from aquatint.base import config, images
     from aquatint.pipelines import infotext, metadata
     from aquatint.pipelines.provenance import credentials
@@ -91,8 +94,19 @@ def picture(path: Path, trust: Path | None = None) -> dict[str, Any]:
     if signed is not None:
         facts["credentials"] = config.to_data(signed)
     if found.xmp:
-        facts["xmp_bytes"] = len(found.xmp)
+        names = {"CreatorTool": "creator_tool", "DigitalSourceType": "digital_source_type"}
+        facts["xmp"] = {told: value for name, told in names.items() if (value := _attribute(found.xmp, name))}
+    if raw:
+        facts["texts"] = dict(found.texts) | ({"xmp": found.xmp} if found.xmp else {})
     return facts
+
+
+def _attribute(packet: str, name: str) -> str:
+    """The value of an XMP property, written as an attribute or as an element of its own."""
+    _, there, rest = packet.partition(f":{name}")
+    if rest.startswith('="'):
+        return rest[2:].partition('"')[0][:200]
+    return rest[1:].partition("<")[0].strip()[:200] if there and rest.startswith(">") else ""
 
 
 def elsewhere(found: "Found") -> dict[str, Any]:
