@@ -7,6 +7,7 @@ from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.micro import Micro
 from aquatint.pipelines.prompt import GRAMMARS
+from aquatint.pipelines.refine import Refine
 from aquatint.pipelines.request import Request
 
 texts = st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("\n\t\r,:\"'\\&<>{}()"), max_size=60)
@@ -49,4 +50,5 @@ requests = st.builds(
     clip_skip=st.none() | st.integers(1, 2),
     loras=st.lists(loras, max_size=2).map(tuple),
     micro=micros,
+    refine=st.none() | st.builds(Refine, after=st.floats(0.01, 0.99), aesthetic=beauty, negative_aesthetic=beauty),
 )

@@ -1,7 +1,7 @@
 """A Bundle: the networks, their tokenizers and their family, ready to paint."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from aquatint.pipelines.encode import encode
 from aquatint.pipelines.picture import Picture
 from aquatint.pipelines.preview import Preview, fit
 from aquatint.pipelines.record import File, Model
+from aquatint.pipelines.refine import check_refiner
 from aquatint.pipelines.request import Request
 from aquatint.pipelines.shelf import Shelf, shelf
 from aquatint.pipelines.vocabulary import Vocabulary
@@ -43,6 +44,7 @@ class Bundle:
     embeddings   words that were learned since (textual inversion): name -> word vectors [n, width] of each encoder
     learned      the files that they are from
     shelf        LoRAs that a request may name
+    refiner      a second model, which goes on where a request says so (pipelines/refine.py)
     notes, texts   what was assumed when it was opened; the texts that came with the weights (modelspec.*)
     """
 
@@ -64,6 +66,7 @@ class Bundle:
     texts: Mapping[str, str] = field(default_factory=dict)
     text2: TextEncoder | None = None
     tokenizer2: Tokenizer | None = None
+    refiner: "Bundle | None" = None
 
     @property
     def model(self) -> Model:
@@ -163,6 +166,7 @@ def load(
     lora_folder: str | Path | None = None,
     embeddings: Sequence[str | Path] = (),
     partial: bool = False,
+    refiner: str | Path | None = None,
     **options: Any,
 ) -> Bundle:
     """Open a model and put it where it can paint; without a source, the pocket model that the package carries.
@@ -173,10 +177,12 @@ def load(
     loras, lora_folder   files that requests may name as Lora("name"), and a folder of more for tags in prompts; partial
               also takes files whose layers do not all fit
     embeddings           textual inversions, whose names are words of prompts then
+    refiner   a second model, opened as plainly, that requests may end with: Stable Diffusion XL's
     options   of weights.open_model: ema, variant, revision, prediction, tokenizer
 
     Raises UserError for a source that is not there, not whole, or not Stable Diffusion.
     """
+    then = None if refiner is None else load(refiner, device=device, dtype=dtype, threads=threads)
     ready = shelf(loras, lora_folder, partial=partial)
     where = runtime.choose_device(device)
     kind, count = runtime.choose_dtype(dtype, where), runtime.choose_threads(threads)
@@ -204,7 +210,9 @@ def load(
         text2=None if opened.text2 is None else opened.text2.to(where),
         tokenizer2=opened.tokenizer2,
     )
-    return with_embeddings(bundle, embeddings)
+    if then is not None:
+        check_refiner(bundle.family, then.family)
+    return with_embeddings(replace(bundle, refiner=then), embeddings)
 
 
 def save(bundle: Bundle, path: str | Path, format: str = "native", **options: Any) -> Path:

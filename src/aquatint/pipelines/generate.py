@@ -27,6 +27,7 @@ from aquatint.pipelines.micro import with_micro
 from aquatint.pipelines.picture import Picture, Progress
 from aquatint.pipelines.prompt import parse
 from aquatint.pipelines.record import File, record_of
+from aquatint.pipelines.refine import files_of, refiner_of
 from aquatint.pipelines.request import Request, Resolved
 
 Course = Generator[Progress, None, None]
@@ -89,7 +90,10 @@ def generate(bundle: Bundle, request: Request) -> Course:
     levels = visited(resolved.grid, schedule, resolved.steps, dict(resolved.options))[-resolved.made - 1 :]
     over = canvas(resolved.edit, resolved.width, resolved.height) if resolved.edit else None
     on = adapted(bundle, wanted(bundle, resolved))
-    plan = _Plan(on.bundle, resolved, schedule, levels, over, (*on.files, *embeddings_of(bundle, resolved)))
+    files = (*on.files, *embeddings_of(bundle, resolved), *files_of(bundle, resolved))
+    plan = _Plan(on.bundle, resolved, schedule, levels, over, files)
+    if resolved.refine is not None:
+        resolved.refine.level(levels, schedule)  # refuses a share that leaves the refiner no step
     return _pinned(bundle, _pictures(plan))
 
 
@@ -132,7 +136,21 @@ def _picture(plan: _Plan, pair: Pair, known: _Known | None, progress: Progress, 
 
 
 def _pair(plan: _Plan) -> Pair:
-    """The U-Net, told the prompt and the negative, as a denoiser with guidance; for CFG++ the negative beside it."""
+    """The U-Net, told the prompt and the negative, as a denoiser with guidance; for CFG++ the negative beside it.
+
+    Where the request refines, the refiner's follows it from the level where it takes over.
+    """
+    parts, refine = _parts(plan), plan.request.refine
+    if refine is not None:
+        refiner, request = refiner_of(plan.bundle, plan.request)
+        cut = refine.level(plan.levels, plan.schedule)
+        parts = [(end if end.ratio > cut.ratio else cut, pair) for end, pair in parts]
+        parts += _parts(replace(plan, bundle=refiner, request=request))
+    return switched(parts)
+
+
+def _parts(plan: _Plan) -> list[tuple[Level, Pair]]:
+    """One model's denoisers, each with the level to which it goes; mostly there is one."""
     bundle, request = plan.bundle, plan.request
     prompt = parse(request.prompt, request.grammar, steps=request.made)
     negative = parse(request.negative, request.grammar, steps=request.made, negative=True)
@@ -151,7 +169,7 @@ def _pair(plan: _Plan) -> Pair:
         else:
             both = alike(composed(unet, prediction, toward, *how) if several else guided(unet, prediction, only, *how))
         parts.append((plan.levels[told.until], both))
-    return switched(parts)
+    return parts
 
 
 def _known(plan: _Plan) -> _Known | None:

@@ -44,6 +44,8 @@ def infotext(record: Record) -> str:
         "Mask blur": request.edit.blur if request.edit and request.edit.mask else None,
         "Inpaint area": "Only masked" if request.edit and request.edit.masked else None,
         "Masked area padding": request.edit.padding if request.edit and request.edit.masked else None,
+        "Refiner": next((f"{file.name} [{file.hash[:10]}]" for file in record.files if file.kind == "refiner"), None),
+        "Refiner switch at": request.refine.after if request.refine else None,
         "Lora hashes": _hashes(record, "lora"),
         "TI hashes": _hashes(record, "embedding"),
         "Hashes": json.dumps({"model": digest[:10]}) if digest else None,

@@ -21,6 +21,7 @@ from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.lora import checked as checked_loras
 from aquatint.pipelines.micro import Micro
 from aquatint.pipelines.prompt import GRAMMARS
+from aquatint.pipelines.refine import Refine
 
 LONGEST_PROMPT = 6_000  # characters; what any of them needs in a JPEG's or WebP's metadata still fits its 64 KiB
 LARGEST_SIDE = 4_096  # pixels
@@ -51,6 +52,7 @@ class Request:
     grammar            how the prompts are read: a name in GRAMMARS (docs/prompts.md)
     clip_skip          which layer of the text encoder is read, counted from the end: 1 is the last; None the usual one
     micro              what Stable Diffusion XL is told beside the text (docs/families.md); None the usual
+    refine             where the bundle's refiner takes over (docs/families.md); None: nowhere
     loras              networks added to the weights, by their names on the bundle's shelf (docs/adapters.md)
 
     Raises UserError for a value out of range.
@@ -75,6 +77,7 @@ class Request:
     edit: Edit | None = None
     loras: tuple[Lora, ...] = ()
     micro: Micro | None = None
+    refine: Refine | None = None
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)

@@ -30,6 +30,7 @@ class Adapting:
         list[str] | None, Parameter(help="A textual inversion: its name is a word then; several times.", negative="")
     ] = None
     partial: Annotated[bool, Parameter(help="Take LoRAs whose layers do not all fit.", negative="")] = False
+    refiner: Annotated[str | None, Parameter(help="A second model that paints the end; see --refine.")] = None
 
 
 def read_loras(adapting: Adapting | None) -> tuple["Lora", ...]:
@@ -69,6 +70,7 @@ def opening(adapting: Adapting | None) -> dict[str, Any]:
         "lora_folder": adapting.lora_folder,
         "embeddings": adapting.embedding or (),
         "partial": adapting.partial,
+        "refiner": adapting.refiner,
     }
 
 
@@ -98,20 +100,29 @@ def recorded(adapting: Adapting | None, record: "Record | None") -> dict[str, An
 def check_files(record: "Record | None", bundle: "Bundle", request: "Request", anyway: bool) -> None:
     """Whether the adapters that a picture was painted with are at hand, and the same, and no others."""
     from aquatint.pipelines.adapted import adapted, embeddings_of, wanted
+    from aquatint.pipelines.refine import files_of
 
     if record is None or anyway:
         return
     for file in record.files:
-        option = "--lora FILE" if file.kind == "lora" else "--embedding FILE"
-        there = file.name in bundle.learned if file.kind == "embedding" else bool(bundle.shelf)
-        if not there:
+        option = f"--{file.kind} FILE"
+        there = {
+            "embedding": file.name in bundle.learned,
+            "lora": bool(bundle.shelf),
+            "refiner": bundle.refiner is not None,
+        }
+        if not there[file.kind]:
             raise UserError(
                 f'The picture was painted with the {file.kind} "{file.name}" (sha256 {file.sha256[:10]}).',
                 "That file again: a record names files and holds none.",
                 f"Give it with {option}.",
             )
     now = (*adapted(bundle, wanted(bundle, request)).files, *embeddings_of(bundle, request))
-    before, after = ({(file.kind, file.name): file.sha256 for file in rows} for rows in (record.files, now))
+    now += files_of(bundle, request.resolved(bundle.family))
+    before, after = (
+        {(file.kind, "" if file.kind == "refiner" else file.name): file.sha256 for file in rows}
+        for rows in (record.files, now)
+    )
     for kind, name in sorted({*before, *after}):
         if before.get((kind, name)) != after.get((kind, name)):
             has, had = (row.get((kind, name), "none")[:10] for row in (after, before))

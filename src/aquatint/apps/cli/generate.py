@@ -16,7 +16,7 @@ from cyclopts import Parameter
 from aquatint.apps.cli.adapters import Adapting, opening, read_loras, tell_notes
 from aquatint.apps.cli.chance import Chance, settled
 from aquatint.apps.cli.edit import Editing, read_edit
-from aquatint.apps.cli.micro import Sizing, read_micro
+from aquatint.apps.cli.micro import Sizing, read_micro, read_refine
 from aquatint.apps.cli.output import STANDARD_OUTPUT, Output
 from aquatint.base.errors import UserError
 
@@ -111,7 +111,8 @@ def generate(
     """
     wishes, showing = wishes or Wishes(), showing or Showing()
     request = replace(read_request(prompt, wishes), edit=read_edit(editing), loras=read_loras(adapting))
-    request = replace(request, micro=read_micro(sizing))
+    then = adapting.refiner if adapting else None
+    request = replace(request, micro=read_micro(sizing, then), refine=read_refine(sizing, then))
     requests = settled(request, chance)
     output = Output(showing.out, showing.format, wishes.count)
     try:
