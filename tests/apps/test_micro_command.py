@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tests.apps.command import run
 from tests.fixtures import tiny_bundle
+from tests.pipelines.test_adapted_xl import REFINER
 
 import aquatint
 from aquatint.families import TINY_XL
@@ -46,6 +47,33 @@ def test_paint_and_again_from_every_format(capfd: pytest.CaptureFixture[str], mo
         assert "equal bit for bit" in out
     assert len({facts["pixels_sha256"] for facts in made.values()}) == 1
     assert len({facts["model"]["digest"] for facts in made.values()}) == 1
+
+
+def test_a_refiner_paints_the_end(capfd: pytest.CaptureFixture[str], models: dict[str, str], tmp_path: Path) -> None:
+    refiner = str(aquatint.save(tiny_bundle(REFINER, seed=9), tmp_path / "fine.safetensors", "compvis"))
+    base = ("--model", models["native"])
+    code, out, err = run(
+        capfd, "generate", "two cats", *base, "--refiner", refiner, "--refine", 0.5, "--aesthetic", 7, "--seed", 3,
+        "--out", "both.png", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    made = json.loads(out)
+    assert made["request"]["refine"] == {"after": 0.5, "aesthetic": 7.0, "negative_aesthetic": None}
+    assert made["request"]["micro"] is None
+    assert [(file["kind"], file["name"]) for file in made["files"]] == [("refiner", "fine.safetensors")]
+    code, out, _ = run(capfd, "again", "both.png", *base, "--refiner", refiner, "--check")
+    assert (code, "equal bit for bit" in out) == (0, True)
+    other = str(aquatint.save(tiny_bundle(REFINER, seed=8), tmp_path / "other"))
+    for words, told in (
+        (("again", "both.png", *base), "Give it with --refiner"),
+        (("again", "both.png", *base, "--refiner", other), "refiner"),
+        (("generate", "a cat", *base, "--refine", 0.5), "--refine without --refiner"),
+        (("generate", "a cat", *base, "--refiner", refiner, "--refine", 2), "refine after"),
+        (("generate", "a cat", *base, "--refiner", "nowhere"), "nowhere"),
+    ):
+        code, out, err = run(capfd, *words)
+        assert (code, out) == (2, "")
+        assert told in err
 
 
 def test_inspect_names_both_encoders(models: dict[str, str]) -> None:

@@ -33,6 +33,7 @@ from aquatint.pipelines.given import given  # noqa: E402
 from aquatint.pipelines.lora import Lora  # noqa: E402
 from aquatint.pipelines.micro import Micro  # noqa: E402
 from aquatint.pipelines.prompt import parse  # noqa: E402
+from aquatint.pipelines.refine import Refine  # noqa: E402
 from aquatint.pipelines.request import Request  # noqa: E402
 from aquatint.pipelines.shelf import shelf  # noqa: E402
 from aquatint.weights import assembly, open_model, save  # noqa: E402
@@ -229,6 +230,25 @@ def test_the_inpainting_model(
     ).images  # fmt: skip
     edit = Edit(given(tmp_path / "picture.png"), strength=1.0, mask=given(tmp_path / "mask.png"), blur=0.0)
     assert difference(end_of(bundle, Request("a red cat", edit=edit, **SAID)), reference).within
+
+
+@pytest.mark.parametrize("micro", [None, Micro(original=(200, 300), crop=(9, 0))])
+@torch.no_grad()
+def test_the_refiner_goes_on_where_the_base_stops(micro: Micro | None, twins: Callable[[str], Twins]) -> None:
+    (base, theirs, _), (refiner, their_refiner, _) = twins("base"), twins("refiner")
+    sizes = {"original_size": (300, 200), "crops_coords_top_left": (0, 9)} if micro else {}
+    negative = {"negative_crops_coords_top_left": (0, 9)} if micro else {}  # which their refiner alone takes as (0, 0)
+    said = {"num_inference_steps": STEPS, "guidance_scale": 5.0, "output_type": "latent", **sizes}
+    latents = settled(theirs, noise_for(base))
+    half = theirs("a red cat", latents=latents, height=SIZE, width=SIZE, denoising_end=0.7, **said).images
+    reference = their_refiner(
+        "a red cat", image=half, denoising_start=0.7, aesthetic_score=7.0, **said, **negative
+    ).images
+    both = replace(base, refiner=refiner)
+    request = Request("a red cat", micro=micro, refine=Refine(0.7, aesthetic=7.0), **SAID)
+    assert difference(end_of(both, request), reference).within
+    for refine in (Refine(0.7), Refine(0.4, aesthetic=7.0), None):
+        assert difference(end_of(both, replace(request, refine=refine)), reference).rms > 1e-3, refine
 
 
 def lora_for(family: Family) -> Adapters:

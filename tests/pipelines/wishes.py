@@ -8,6 +8,7 @@ from aquatint.pipelines.hires import LATENT_NAMES, PIXEL_NAMES, Hires
 from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.micro import Micro
 from aquatint.pipelines.prompt import GRAMMARS
+from aquatint.pipelines.refine import Refine
 from aquatint.pipelines.request import Request
 from aquatint.pipelines.safety import ACTIONS
 from aquatint.pipelines.stream import Stream
@@ -84,4 +85,5 @@ requests = st.builds(
     hires=st.none() | passes,
     tiling=st.none() | tilings,
     decoding=st.none() | st.builds(Decoding, st.sampled_from([0, 64, 512]), st.booleans()),
+    refine=st.none() | st.builds(Refine, after=st.floats(0.01, 0.99), aesthetic=beauty, negative_aesthetic=beauty),
 )

@@ -136,7 +136,7 @@ def test_values_that_do_not_fit_the_format_asked_for(single: Path) -> None:
 
 OTHERS = {
     "a LoRA": ["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"],
-    "Stable Diffusion XL": [IN, "first_stage_model.a", "conditioner.embedders.0.transformer.text_model.a"],
+    "holds no text encoder": [IN, "first_stage_model.a", "conditioner.embedders.0.transformer.text_model.a"],
     "an autoencoder alone": ["first_stage_model.encoder.conv_in.weight"],
     "a ControlNet": ["control_model.time_embed.0.weight"],
     "no model that is known": ["layers.0.weight"],

@@ -1,5 +1,6 @@
 """The documents of diffusers folders as they were published, and what stands in a request's defaults for them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,9 @@ from aquatint.families import (
     SD21_DEPTH,
     SD21_INPAINT,
     SD21_V,
+    SDXL,
+    SDXL_INPAINT,
+    SDXL_REFINER,
 )
 from aquatint.weights import assembly, folder
 from aquatint.weights.diffusers import pairs
@@ -148,6 +152,121 @@ def test_published_folders(
     assert (family.defaults.width, family.defaults.height) == (row.defaults.width, row.defaults.height)
     assert family.defaults.sampler == sampler
     assert notes == []
+
+
+UNET_XL = UNET | {
+    "_diffusers_version": "0.19.0.dev0",
+    "addition_embed_type": "text_time",
+    "addition_embed_type_num_heads": 64,
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "class_embed_type": None,
+    "class_embeddings_concat": False,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "cross_attention_dim": 2048,
+    "cross_attention_norm": None,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "dual_cross_attention": False,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+    "mid_block_only_cross_attention": None,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "num_attention_heads": None,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "projection_class_embeddings_input_dim": 2816,
+    "resnet_out_scale_factor": 1.0,
+    "resnet_skip_time_act": False,
+    "resnet_time_scale_shift": "default",
+    "sample_size": 128,
+    "time_cond_proj_dim": None,
+    "time_embedding_act_fn": None,
+    "time_embedding_dim": None,
+    "time_embedding_type": "positional",
+    "timestep_post_act": None,
+    "transformer_layers_per_block": [1, 2, 10],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "upcast_attention": None,
+    "use_linear_projection": True,
+}
+UNET_REFINER = UNET_XL | {
+    "attention_head_dim": [6, 12, 24, 24],
+    "block_out_channels": [384, 768, 1536, 1536],
+    "cross_attention_dim": 1280,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "projection_class_embeddings_input_dim": 2560,
+    "transformer_layers_per_block": 4,
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+}
+BIG_G = TEXT | {
+    "architectures": ["CLIPTextModelWithProjection"],
+    "hidden_act": "gelu",
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_attention_heads": 20,
+    "num_hidden_layers": 32,
+    "projection_dim": 1280,
+}
+EULER_XL = PNDM | {
+    "_class_name": "EulerDiscreteScheduler",
+    "interpolation_type": "linear",
+    "prediction_type": "epsilon",
+    "sample_max_value": 1.0,
+    "timestep_spacing": "leading",
+    "use_karras_sigmas": False,
+}
+VAE_XL = VAE | {"force_upcast": True, "sample_size": 1024, "scaling_factor": 0.13025}
+
+
+def documents_xl(unet: dict[str, Any], *, first: bool, pipeline: str, blank: bool) -> dict[str, Any]:
+    made = {
+        "model_index.json": {"_class_name": pipeline, "force_zeros_for_empty_prompt": blank},
+        "unet/config.json": unet,
+        "vae/config.json": VAE_XL,
+        "text_encoder_2/config.json": BIG_G,
+        "scheduler/scheduler_config.json": EULER_XL,
+    }
+    return made | ({"text_encoder/config.json": TEXT | {"projection_dim": 768}} if first else {})
+
+
+BASE = documents_xl(UNET_XL, first=True, pipeline="StableDiffusionXLPipeline", blank=True)
+REFINER = documents_xl(UNET_REFINER, first=False, pipeline="StableDiffusionXLImg2ImgPipeline", blank=False)
+
+
+@pytest.mark.parametrize(
+    ("row", "made"),
+    [(SDXL, BASE), (SDXL_INPAINT, BASE | {"unet/config.json": UNET_XL | {"in_channels": 9}}), (SDXL_REFINER, REFINER)],
+    ids=["SDXL", "SDXL_INPAINT", "SDXL_REFINER"],
+)
+def test_published_folders_of_stable_diffusion_xl(row: Any, made: dict[str, Any]) -> None:
+    family, notes = assembly.family(made, "end", "zero")
+    assert family == row
+    assert notes == []
+    bare = {name: document for name, document in made.items() if name != "model_index.json"}
+    assert assembly.family(bare, "end", "zero")[0] == row
+    index = made["model_index.json"]
+    other = bare | {"model_index.json": index | {"force_zeros_for_empty_prompt": not row.blank}}
+    assert assembly.family(other, "end", "zero")[0] == replace(row, name="custom", blank=not row.blank)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"text_encoder_2/config.json": None}, "no text_encoder_2"),
+        ({"text_encoder/config.json": None}, "width is 1280"),
+        ({"unet/config.json": UNET}, "none of Stable Diffusion XL's"),
+        ({"unet/config.json": UNET_XL | {"projection_class_embeddings_input_dim": 2815}}, "takes 2815"),
+        ({"unet/config.json": UNET_XL | {"addition_time_embed_dim": 128}}, "addition_time_embed_dim"),
+        ({"model_index.json": {"_class_name": "StableDiffusionPipeline"}}, "for StableDiffusionPipeline"),
+        ({"text_encoder_2/config.json": BIG_G | {"num_hidden_layers": 1}}, "one layer"),
+    ],
+)
+def test_parts_of_other_models_are_refused(changed: dict[str, Any], told: str) -> None:
+    made = {name: document for name, document in (BASE | changed).items() if document is not None}
+    with pytest.raises(UserError, match=told):
+        assembly.family(made, "end", "zero")
 
 
 def test_notes_tell_what_was_assumed() -> None:

@@ -18,7 +18,7 @@ from aquatint.base.errors import UserError
 from aquatint.families import FAMILIES, SD15, TINY, Family
 from aquatint.nets.text import TextEncoder
 from aquatint.nets.unet import Stage
-from aquatint.weights import Opened, assembly, open_model, save, writer
+from aquatint.weights import Opened, assembly, description, open_model, save, writer
 
 
 def metadata_of(path: Path) -> dict[str, str]:
@@ -241,3 +241,22 @@ def test_splitting_keeps_order_and_limits() -> None:
     shards = writer.split(rows, 40)
     assert [[row.name for row in shard] for shard in shards] == [["5", "1", "1"], ["9"], ["2"], ["20"], ["3"]]
     assert writer.split(rows, None) == [rows]
+
+
+@pytest.mark.parametrize("row", FAMILIES.values(), ids=FAMILIES)
+def test_younger_fields_stand_in_a_description_only_where_they_say_something(row: Family) -> None:
+    """So a model that needs none has the header and the digest that it had before they came, and old headers open."""
+    text = description.describe(row, "ab")
+    assert description.described(text) == (row, "ab")
+    data = json.loads(text)["family"]
+    assert {"text2", "micro", "blank"} & set(data) == {
+        name for name, said in (("text2", row.text2), ("micro", row.micro), ("blank", row.blank)) if said
+    }
+    assert ("skip" in data["text"], "normed" in data["text"]) == (row.text.skip > 0, not row.text.normed)
+    # sha256 of these facts without any tensor, as version 0.1.0 had them before there was a second text encoder
+    before = {
+        "SD15": "c669311c15f83d23f19849488a49297e1b14626ab2b09fe1109b5d49d906ba00",
+        "POCKET": "8a9dbc1f33edab202adbdb775fb5c30c0c97a6491ad9512d222ae67ec0e855ad",
+    }
+    if row.name in before:
+        assert description.digest(row, []) == before[row.name]

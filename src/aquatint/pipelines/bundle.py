@@ -27,6 +27,7 @@ from aquatint.pipelines.encode import encode
 from aquatint.pipelines.picture import Picture
 from aquatint.pipelines.preview import Preview, fit
 from aquatint.pipelines.record import File, Model
+from aquatint.pipelines.refine import check_refiner
 from aquatint.pipelines.request import Request
 from aquatint.pipelines.shelf import Shelf, shelf
 from aquatint.pipelines.steering import Controls, open_controls
@@ -49,6 +50,7 @@ class Bundle:
     learned      the files that they are from
     shelf        LoRAs that a request may name;  controls: ControlNets and their like
     upscalers    files of upscalers that a request may name;  tiny: a tiny autoencoder, for previews and quick decoding
+    refiner      a second model, which goes on where a request says so (pipelines/refine.py)
     notes, texts   what was assumed when it was opened; the texts that came with the weights (modelspec.*)
     file           the one file that the weights are from, whose sha256 goes into records; None: none does
     safety         the safety checker that requests may ask
@@ -77,6 +79,7 @@ class Bundle:
     tokenizer2: Tokenizer | None = None
     file: Whole | None = None
     safety: OpenedChecker | None = None
+    refiner: "Bundle | None" = None
 
     @property
     def model(self) -> Model:
@@ -188,6 +191,7 @@ def load(
     safety: str | Path | None = None,
     upscalers: Sequence[str | Path] | Mapping[str, Path] = (),
     tiny: str | Path | None = None,
+    refiner: str | Path | None = None,
     **options: Any,
 ) -> Bundle:
     """Open a model and put it where it can paint; without a source, the pocket model that the package carries.
@@ -203,10 +207,12 @@ def load(
     hashed    whether the sha256 of a single file goes into records (infotext's "Model hash"): seconds for 4 GB, once
     safety    the folder or file of a safety checker, for requests that ask it
     upscalers, tiny      files that Hires and `aquatint upscale` may name; a tiny autoencoder (docs/enlarging.md)
+    refiner   a second model, opened as plainly, that requests may end with: Stable Diffusion XL's
     options   of weights.open_model: ema, variant, revision, prediction, tokenizer
 
     Raises UserError for a source that is not there, not whole, or not Stable Diffusion.
     """
+    then = None if refiner is None else load(refiner, device=device, dtype=dtype, threads=threads)
     ready = shelf(loras, lora_folder, partial=partial)
     steers = open_controls(controls, image_encoder)
     checker = None if safety is None else open_safety(safety)
@@ -218,7 +224,10 @@ def load(
     plain.prepare(opened.autoencoder.encoder)
     plain.prepare(opened.autoencoder.decoder)
     runtime.return_pages()
-    beside: dict[str, Any] = {"shelf": ready, "controls": steers.built(opened.family, where, kind), "safety": checker}
+    if then is not None:
+        check_refiner(opened.family, then.family)
+    beside: dict[str, Any] = {"shelf": ready, "controls": steers.built(opened.family, where, kind)}
+    beside |= {"safety": checker, "refiner": then}
     file = Whole(opened.file) if hashed and opened.file else None
     bundle = replace(_placed(opened, where, kind, count), file=file, **beside)
     return with_tools(with_embeddings(bundle, embeddings), upscalers, tiny)

@@ -57,6 +57,8 @@ def infotext(record: Record) -> str:
         "Inpaint area": "Only masked" if request.edit and request.edit.masked else None,
         "Masked area padding": request.edit.padding if request.edit and request.edit.masked else None,
         **_hires(request.hires),
+        "Refiner": next((f"{file.name} [{file.hash[:10]}]" for file in record.files if file.kind == "refiner"), None),
+        "Refiner switch at": request.refine.after if request.refine else None,
         "Lora hashes": _hashes(record, "lora"),
         "TI hashes": _hashes(record, "embedding"),
         "Hashes": _resources(record),

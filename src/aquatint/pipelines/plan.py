@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from aquatint.base.noise import FILL, Noise
 from aquatint.diffusion.denoisers import Denoiser, Pair, held
 from aquatint.diffusion.grids import visited
 from aquatint.diffusion.joined import switched
-from aquatint.diffusion.prediction import PREDICTIONS
+from aquatint.diffusion.prediction import PREDICTIONS, Prediction
 from aquatint.diffusion.schedule import Level, NoiseSchedule
 from aquatint.diffusion.windows import Window, windowed, windows
 from aquatint.pipelines.adapted import adapted, embeddings_of, wanted
@@ -21,19 +22,32 @@ from aquatint.pipelines.guided import Nets, Words, memory, nets_for, pair_for
 from aquatint.pipelines.micro import with_micro
 from aquatint.pipelines.prompt import parse
 from aquatint.pipelines.record import File
+from aquatint.pipelines.refine import Refine, refiner_of
+from aquatint.pipelines.refine import files_of as refiners_of
 from aquatint.pipelines.request import Resolved
 from aquatint.pipelines.shown import check_shown, shown
 from aquatint.pipelines.steering import Steering, steering
 from aquatint.pipelines.tools import around, encoded, tileable
 
-Script = list[tuple[Level, Nets, Words]]  # which nets are asked, told what, and down to which level
+
+class Line(NamedTuple):
+    """Down to the level `end` these nets are asked, which say this kind of prediction, and are told these words."""
+
+    end: Level
+    nets: Nets
+    prediction: Prediction
+    words: Words
+
+
+Script = list[Line]
 
 
 @dataclass(frozen=True)
 class Plan:
     """What all pictures of a request share in one pass.
 
-    turn   which pass it is, from 0
+    turn    which pass it is, from 0
+    after   what the refiner does of it, where there is one
     """
 
     bundle: Bundle
@@ -45,6 +59,7 @@ class Plan:
     canvas: Canvas | None
     files: tuple[File, ...] = ()
     turn: int = 0
+    after: "Plan | None" = None
 
 
 @dataclass(frozen=True)
@@ -95,15 +110,32 @@ def planned(bundle: Bundle, request: Resolved, steps: int, over: Canvas | None, 
         changed = adapted(bundle, loras)
         on, files = tileable(changed.bundle, around(request)), changed.files
     nets, steered = nets_for(on.unet, request), steering(on, request)
-    every = tuple(dict.fromkeys((*files, *embeddings_of(bundle, request), *steered.files)))
+    every = (*files, *embeddings_of(bundle, request), *steered.files, *refiners_of(bundle, request))
     turn = 0 if before is None else before.turn + 1
-    plan = Plan(on, request, schedule, levels, nets, steered, over, every, turn)
+    plan = Plan(on, request, schedule, levels, nets, steered, over, tuple(dict.fromkeys(every)), turn)
     _check_windows(plan)
-    return plan
+    return plan if request.refine is None else replace(plan, after=_refining(plan, request.refine))
+
+
+def _refining(plan: Plan, refine: Refine) -> Plan:
+    """The refiner's part of a pass; UserError where it would have no step."""
+    refine.level(plan.levels, plan.schedule)
+    refiner, request = refiner_of(plan.bundle, plan.request)
+    on, request = tileable(refiner, around(request)), replace(request, controls=())
+    return replace(plan, bundle=on, request=request, nets=nets_for(on.unet, request), steering=steering(on, request))
 
 
 def script(plan: Plan) -> Script:
-    """What the nets are told, prompt and negative encoded; mostly there is one row."""
+    """What the nets are told, prompt and negative encoded; mostly there is one line. A refiner's follow the base's."""
+    lines, refine = _lines(plan), plan.request.refine
+    if refine is None or plan.after is None:
+        return lines
+    cut = refine.level(plan.levels, plan.schedule)
+    return [line._replace(end=line.end if line.end.ratio > cut.ratio else cut) for line in lines] + _lines(plan.after)
+
+
+def _lines(plan: Plan) -> Script:
+    """One model's."""
     bundle, request = plan.bundle, plan.request
     prompt = parse(request.prompt, request.grammar, steps=request.made)
     negative = parse(request.negative, request.grammar, steps=request.made, negative=True)
@@ -112,7 +144,7 @@ def script(plan: Plan) -> Script:
         silence = parse("", request.grammar, steps=request.made, negative=True)
         alone = tell(bundle, prompt, silence, request.clip_skip)
         empty = with_micro(alone, replace(request, negative=""), bundle.family)[0].negative
-    rows = []
+    lines, prediction = [], PREDICTIONS[bundle.family.prediction]
     told_all = with_micro(tell(bundle, prompt, negative, request.clip_skip), request, bundle.family)
     for told, span in plan.steering.over(told_all):
         away = replace(told.negative, concat=extra)
@@ -120,15 +152,15 @@ def script(plan: Plan) -> Script:
         for _, cond in toward:
             finite(cond.context, "text encoder", bundle)
         nothing = None if empty is None else replace(span.away(empty), concat=extra)
-        rows.append((plan.levels[told.until], plan.nets.through(span.steer), Words(toward, away, nothing)))
-    return rows
+        nets, words = plan.nets.through(span.steer), Words(toward, away, nothing)
+        lines.append(Line(plan.levels[told.until], nets, prediction, words))
+    return lines
 
 
 def pair_of(plan: Plan, told: Script) -> Pair:
     """The nets, told these words, as a denoiser with guidance; for CFG++ the negative too. New for each picture."""
-    prediction, average = PREDICTIONS[plan.bundle.family.prediction], memory(plan.request)
-    how = (prediction, plan.request, plan.levels, average)
-    pair = switched([(end, pair_for(nets, words, *how)) for end, nets, words in told])
+    how = (plan.request, plan.levels, memory(plan.request))
+    pair = switched([(line.end, pair_for(line.nets, line.words, line.prediction, *how)) for line in told])
     return pair if plan.request.tiling is None else windowed(pair, _windows(plan), plan.request.tiling.weights)
 
 

@@ -29,6 +29,7 @@ from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.lora import checked as checked_loras
 from aquatint.pipelines.micro import Micro
 from aquatint.pipelines.prompt import GRAMMARS
+from aquatint.pipelines.refine import Refine
 from aquatint.pipelines.safety import ACTIONS
 from aquatint.pipelines.shown import PICTURE_GUIDANCE, STRENGTH, settled
 from aquatint.pipelines.stream import Stream
@@ -66,6 +67,7 @@ class Request:
     grammar            how the prompts are read: a name in GRAMMARS (docs/prompts.md)
     clip_skip          which layer of the text encoder is read, counted from the end: 1 is the last; None the usual one
     micro              what Stable Diffusion XL is told beside the text (docs/families.md); None the usual
+    refine             where the bundle's refiner takes over (docs/families.md); None: nowhere
     picture_guidance   how much more than probable the picture is to count, for a model that is shown it
     depth              a map of what is near (white) and far (black), for a model that is shown one
     loras              networks added to the weights, by their names on the bundle's shelf (docs/adapters.md)
@@ -112,6 +114,7 @@ class Request:
     decoding: Decoding | None = None
     picture_guidance: float | None = None
     depth: Given | None = None
+    refine: Refine | None = None
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)

@@ -27,6 +27,13 @@ def of_documents(documents: Document, unet: UNetConfig, pad: str, pad2: str) -> 
             "text_encoder_2.",
             "Parts of one model.",
         )
+    pipeline = str(documents.get("model_index.json", {}).get("_class_name", ""))
+    if pipeline and ("XL" in pipeline) != large:
+        raise UserError(
+            f"model_index.json is for {pipeline[:60]}, and its U-Net {'takes' if large else 'takes none of'} Stable "
+            "Diffusion XL's added conditions.",
+            "Parts of one model.",
+        )
     texts = [folder.text(documents[document], pads[name]) for name, document in there.items()]
     if not large:
         return {"text": texts[0]}

@@ -30,6 +30,7 @@ class Adapting:
         list[str] | None, Parameter(help="A textual inversion: its name is a word then; several times.", negative="")
     ] = None
     partial: Annotated[bool, Parameter(help="Take LoRAs whose layers do not all fit.", negative="")] = False
+    refiner: Annotated[str | None, Parameter(help="A second model that paints the end; see --refine.")] = None
 
 
 def read_loras(adapting: Adapting | None) -> tuple["Lora", ...]:
@@ -69,6 +70,7 @@ def opening(adapting: Adapting | None) -> dict[str, Any]:
         "lora_folder": adapting.lora_folder,
         "embeddings": adapting.embedding or (),
         "partial": adapting.partial,
+        "refiner": adapting.refiner,
     }
 
 
@@ -99,6 +101,7 @@ def check_files(record: "Record | None", bundle: "Bundle", request: "Request", a
     """Whether the adapters that a picture was painted with are at hand, and the same, and no others."""
     from aquatint.pipelines.adapted import adapted, embeddings_of, wanted
     from aquatint.pipelines.hires import passes
+    from aquatint.pipelines.refine import files_of
     from aquatint.pipelines.safety import check_safety
     from aquatint.pipelines.tools import tools_of, upscaler_of
 
@@ -107,6 +110,7 @@ def check_files(record: "Record | None", bundle: "Bundle", request: "Request", a
     there = {
         "lora": lambda name: bool(bundle.shelf),
         "embedding": lambda name: name in bundle.learned,
+        "refiner": lambda name: bundle.refiner is not None,
         "safety": lambda name: bundle.safety is not None,
         "upscaler": lambda name: name in bundle.upscalers,
         "tiny": lambda name: bundle.tiny is not None,
@@ -123,7 +127,11 @@ def check_files(record: "Record | None", bundle: "Bundle", request: "Request", a
     now = [file for one in passes(request) for file in adapted(bundle, wanted(bundle, one)).files]
     now += [file for one in passes(request) for file in embeddings_of(bundle, one)]
     now += [*tools_of(bundle, request, upscaler_of(bundle, request)), *check_safety(bundle, request)]
-    before, after = ({(file.kind, file.name): file.sha256 for file in rows} for rows in (recorded, now))
+    now += files_of(bundle, request.resolved(bundle.family))
+    before, after = (
+        {(file.kind, "" if file.kind == "refiner" else file.name): file.sha256 for file in rows}
+        for rows in (recorded, now)
+    )
     for kind, name in sorted({*before, *after}):
         if before.get((kind, name)) != after.get((kind, name)):
             has, had = (row.get((kind, name), "none")[:10] for row in (after, before))

@@ -21,7 +21,7 @@ from aquatint.apps.cli.enlarge import Enlarging, Tools, opening_tools, read_enla
 from aquatint.apps.cli.guard import Guarding, guarded
 from aquatint.apps.cli.guiding import Guidance, read_guiding
 from aquatint.apps.cli.many import Finish, Many, check_prompt, spread
-from aquatint.apps.cli.micro import Sizing, read_micro
+from aquatint.apps.cli.micro import Sizing, read_micro, read_refine
 from aquatint.apps.cli.output import STANDARD_OUTPUT, Output
 from aquatint.apps.cli.shown import Shown, with_shown
 from aquatint.base.errors import UserError
@@ -127,7 +127,9 @@ def generate(
     wishes, showing, many = wishes or Wishes(), showing or Showing(), many or Many()
     words = check_prompt(prompt, many)
     request = replace(read_request(words, wishes), edit=read_edit(editing), loras=read_loras(adapting))
-    request = replace(request, guiding=read_guiding(guidance), micro=read_micro(sizing), **read_enlarging(enlarging))
+    request = replace(request, guiding=read_guiding(guidance), **read_enlarging(enlarging))
+    then = adapting.refiner if adapting else None
+    request = replace(request, micro=read_micro(sizing, then), refine=read_refine(sizing, then))
     request = with_shown(replace(request, controls=read_controls(controlling)), shown)
     request, checker = guarded(request, guarding)
     requests = varied(spread(request, many, chance))

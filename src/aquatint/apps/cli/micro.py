@@ -1,7 +1,7 @@
 """Options for the numbers that Stable Diffusion XL is told beside the text."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -10,6 +10,7 @@ from aquatint.base.errors import UserError
 
 if TYPE_CHECKING:
     from aquatint.pipelines.micro import Micro
+    from aquatint.pipelines.refine import Refine
 
 
 @Parameter(name="*")
@@ -20,6 +21,7 @@ class Sizing:
     original_size: Annotated[str | None, Parameter(help="WIDTHxHEIGHT that it had; its own if not given.")] = None
     crop: Annotated[str | None, Parameter(help="LEFT,TOP: pixels that were cut off there; 0,0 if not given.")] = None
     target_size: Annotated[str | None, Parameter(help="WIDTHxHEIGHT it was brought to; its own if not given.")] = None
+    refine: Annotated[float | None, Parameter(help="Share that the base paints, 0.8 if --refiner alone.")] = None
     aesthetic: Annotated[float | None, Parameter(help="Beauty that the refiner aims at; 6 if not given.")] = None
     negative_aesthetic: Annotated[float | None, Parameter(help="Beauty that it avoids; 2.5 if not given.")] = None
     blank: Annotated[
@@ -27,8 +29,25 @@ class Sizing:
     ] = None
 
 
-def read_micro(sizing: Sizing | None) -> "Micro | None":
-    """The options as a Micro; None where none is given."""
+def read_refine(sizing: Sizing | None, refiner: str | None) -> "Refine | None":
+    """The options as a Refine; None where there is no refiner, with which none may be given."""
+    sizing = sizing or Sizing()
+    if refiner is None:
+        if sizing.refine is not None:
+            raise UserError("--refine without --refiner.", "--refiner MODEL, which is to paint the end.")
+        return None
+    from aquatint.pipelines.refine import Refine
+
+    after = 0.8 if sizing.refine is None else sizing.refine
+    return Refine(after, sizing.aesthetic, sizing.negative_aesthetic)
+
+
+def read_micro(sizing: Sizing | None, refiner: str | None = None) -> "Micro | None":
+    """The options as a Micro; None where none is given. With a refiner, beauty is for it alone."""
+    if sizing is not None:
+        sizing = replace(sizing, refine=None)
+    if sizing is not None and refiner is not None:
+        sizing = replace(sizing, aesthetic=None, negative_aesthetic=None)
     if sizing is None or sizing == Sizing():
         return None
     from aquatint.pipelines.micro import Micro
