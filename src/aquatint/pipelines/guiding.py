@@ -56,8 +56,8 @@ class Apg:
     """Adaptive projected guidance.
 
     eta        how much of what lies along x0 is kept, 0 ... 1
-    norm       how long the change of x0 may be; 0: any. It grows with the picture's side: 7.5 at 512 pixels is 1.9 at 128
-    momentum   of the change over the steps; the paper takes it below 0, for many steps of a sampler of first order
+    norm       how long the change of x0 may be; 0: any. It grows with the side: 7.5 at 512 pixels is 1.9 at 128
+    momentum   of the change over the steps; the paper takes it below 0
     """
 
     eta: float = 0.0
