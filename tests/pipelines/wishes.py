@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from aquatint.diffusion.grids import GRIDS
 from aquatint.diffusion.samplers import SAMPLERS
+from aquatint.pipelines.guiding import Apg, FreeU, Guiding, Interval, Pag, Sag, Threshold
 from aquatint.pipelines.hires import LATENT_NAMES, PIXEL_NAMES, Hires
 from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.micro import Micro
@@ -59,6 +60,17 @@ passes = st.builds(
 tilings = st.builds(
     Tiling, st.none() | eights, st.none() | eights, st.none() | st.just(0), st.sampled_from(["even", "gaussian"])
 )
+scale = st.floats(0, 100)
+guidings = st.builds(
+    Guiding,
+    interval=st.none() | st.floats(0, 0.9).flatmap(lambda a: st.builds(Interval, st.just(a), st.floats(a + 0.01, 1))),
+    threshold=st.none() | st.builds(Threshold, percentile=unit, limit=st.floats(0.01, 100)),
+    apg=st.none() | st.builds(Apg, st.floats(0, 1), scale, st.floats(-0.9, 0.9)),
+    perp_neg=st.none() | scale,
+    pag=st.none() | st.builds(Pag, scale, st.lists(st.sampled_from(["middle", "descent.1"]), min_size=1).map(tuple)),
+    sag=st.none() | st.builds(Sag, scale, st.floats(0.1, 10)),
+    freeu=st.none() | st.builds(FreeU, *[st.floats(0, 10)] * 4, st.sampled_from([1, 2])),
+)
 requests = st.builds(
     Request,
     prompt=texts.filter(lambda text: bool(text.strip())),
@@ -86,4 +98,5 @@ requests = st.builds(
     tiling=st.none() | tilings,
     decoding=st.none() | st.builds(Decoding, st.sampled_from([0, 64, 512]), st.booleans()),
     refine=st.none() | st.builds(Refine, after=st.floats(0.01, 0.99), aesthetic=beauty, negative_aesthetic=beauty),
+    guiding=st.none() | guidings,
 )

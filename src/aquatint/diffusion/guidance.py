@@ -213,9 +213,8 @@ def across(change: Latents, main: Latents) -> Latents:
 
 
 def dot(one: Latents, two: Latents) -> Float[Tensor, "b 1 1 1"]:
-    """Each picture's inner product, in float64, one by one: a reduction's order may change with the batch."""
-    rows = [(a.double() * b.double()).sum() for a, b in zip(one, two, strict=True)]
-    return torch.stack(rows).to(one.dtype).reshape(-1, 1, 1, 1)
+    """Each picture's inner product, one by one: a reduction's order may change with the batch."""
+    return torch.stack([(a * b).sum() for a, b in zip(one, two, strict=True)]).reshape(-1, 1, 1, 1)
 
 
 def blur(x: Latents, sigma: float) -> Latents:

@@ -23,11 +23,11 @@ def freed(net: UNet, backbone: tuple[float, float], skips: tuple[float, float], 
     if backbone == skips == (1.0, 1.0):
         return net
     twin, widths = shared_copy(net), [stage.width for stage in net.config.stages[::-1]]
-    for index, (up, b, s) in enumerate(zip(twin.ascent, backbone, skips, strict=False)):
+    for index, up in enumerate(list(twin.ascent)[:2]):
         assert isinstance(up, Up)
         inside = [widths[max(index - 1, 0)]] + [widths[index]] * net.config.blocks
         cells = zip(up.cells, inside, strict=True)
-        up.cells = nn.ModuleList(Freed(cell, width, b, s, version) for cell, width in cells)
+        up.cells = nn.ModuleList(Freed(cell, width, backbone[index], skips[index], version) for cell, width in cells)
     return twin
 
 

@@ -42,7 +42,7 @@ class _Making:
 def generate(bundle: Bundle, request: Request) -> Course:
     """Paint a request: a Progress after every step, the last one of each picture with the Picture.
 
-    Pictures come one after the other, each computed alone (one row, or two with guidance), so that the picture for a
+    Pictures come one after the other, each computed alone (one row, or a few with guidance), so that the picture for a
     seed has the same bits in any company. Closing the generator cancels. A request that the model cannot fulfil is
     refused here, before the first step; NonFiniteError stops at the first value that is no number.
     """

@@ -56,13 +56,13 @@ class Apg:
     """Adaptive projected guidance.
 
     eta        how much of what lies along x0 is kept, 0 ... 1
-    norm       how long the change of x0 may be, in latents; 0: any. A larger picture takes more
-    momentum   of the change over the steps; below 0 it holds back
+    norm       how long the change of x0 may be; 0: any. It grows with the side: 7.5 at 512 pixels is 1.9 at 128
+    momentum   of the change over the steps; the paper takes it below 0
     """
 
     eta: float = 0.0
     norm: float = 7.5
-    momentum: float = -0.75
+    momentum: float = 0.0
 
     def __post_init__(self) -> None:
         _hold(self, "guiding.apg", eta=(0.0, 1.0), norm=(0.0, 1e6), momentum=(-0.99, 0.99))
