@@ -13,16 +13,19 @@ from aquatint import Hires, Tiling, Variation
 from aquatint.base.images import sheet as side_by_side
 from aquatint.pipelines.sweep import labelled
 
-HIRES = (("latent", 0.7), ("latent_bicubic", 0.7), ("lanczos", 0.4), ("lanczos", 0.7))
+HIRES = (("latent", 0.1), ("lanczos", 0.1), ("lanczos", 0.3), ("latent", 0.7))
 
 
 def sheet(bundle: aquatint.Bundle) -> Image.Image:
-    """Rows: from one seed to another; from 128 pixels to 256; a tile laid four times, a wide canvas by windows."""
+    """From one seed to another; from 128 pixels to 256; a tile laid four times, and windows over a wide canvas."""
+    house = "a house in the snow"
     turned = [
-        bundle.paint("a cat in a meadow", seed=4, variation=Variation(9, share)).image
-        for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+        bundle.paint(house, seed=1, variation=Variation(2, share)).image for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     ]
-    first = labelled(turned, ["seed 4", "0.2", "0.4", "0.6", "0.8", "seed 9"], [""])
+    first = labelled(turned, ["seed 1", "0.2", "0.4", "0.6", "0.8", "seed 2"], [""])
+    plain, tile = bundle.paint(house, seed=2).image, bundle.paint(house, seed=2, seamless="both").image
+    corners = [side_by_side([one] * 4, 2).crop((64, 64, 192, 192)) for one in (plain, tile)]
+    first = _beside([first, labelled(corners, ["four, laid", "seamless"], [""])])
     small = bundle.paint("a cat in a meadow", seed=4).image
     large = [small.resize((256, 256), Image.Resampling.LANCZOS)]
     large += [
@@ -30,18 +33,17 @@ def sheet(bundle: aquatint.Bundle) -> Image.Image:
         for name, strength in HIRES
     ]
     second = labelled(large, ["128, enlarged", *(f"{name}, {strength:g}" for name, strength in HIRES)], [""])
-    tile = bundle.paint("a red apple on a blue background", seed=6, seamless="both").image
-    plain = bundle.paint("a red apple on a blue background", seed=6).image
-    wide = bundle.paint("a cat in a meadow", seed=4, width=256, tiling=Tiling(128, 128, 64, "gaussian")).image
-    alone = bundle.paint("a cat in a meadow", seed=4, width=256).image
-    rolled = [side_by_side([one] * 4, 2).crop((64, 64, 192, 192)) for one in (plain, tile)]
-    third = [
-        labelled([side_by_side([tile] * 4, 2)], ["seamless, laid 2 x 2"], [""]),
-        labelled(rolled, ["where four meet", "seamless"], [""]),
-        labelled([alone, wide], ["256 x 128 at once", "in windows of 128"], [""]),
+    meadow = {"seed": 4, "width": 256}
+    alone = bundle.paint("a meadow", **meadow).image
+    wide = bundle.paint("a meadow", **meadow, tiling=Tiling(128, 128, 64, "gaussian")).image
+    cats = bundle.paint("a cat in a meadow", **meadow).image
+    windows = bundle.paint("a cat in a meadow", **meadow, tiling=Tiling(128, 128, 64, "gaussian")).image
+    third = [labelled([side_by_side([tile] * 4, 2)], ["seamless, laid 2 x 2"], [""])]
+    third += [
+        _below([labelled([above], [f"{label}, 256 x 128"], [""]), below])
+        for label, above, below in (("at once", alone, cats), ("in windows of 128", wide, windows))
     ]
-    last = _beside(third)
-    return _below([first, second, last])
+    return _below([first, second, _beside(third)])
 
 
 def _beside(parts: list[Image.Image]) -> Image.Image:

@@ -68,6 +68,15 @@ def test_norms_have_the_whole_pictures_numbers() -> None:
 
 
 @torch.no_grad()
+def test_half_precision_is_as_near_as_half_precision_is() -> None:
+    net, latents = built("sd").bfloat16(), noise(1, 4, 16, 24)
+    whole, tiled = net.decode(latents), decode_tiled(net, latents, 64)
+    exact = built("sd").decode(latents)
+    assert tiled.dtype == torch.float32
+    assert (tiled - exact).square().mean() < 1.5 * (whole - exact).square().mean()
+
+
+@torch.no_grad()
 def test_by_tiles_takes_any_size() -> None:
     piece = nn.Conv2d(3, 5, 5, padding=2)
     for height, width in ((1, 1), (7, 40), (16, 16), (33, 3)):

@@ -195,6 +195,8 @@ class TestLaws:
         assert request_from(parse_infotext(text)).hires == sized
         others = "a cat\nSteps: 20, Sampler: Euler, Seed: 1, Size: 512x512, Denoising strength: 0.4, Hires upscale: 2"
         assert request_from(parse_infotext(others)).hires == Hires(scale=2.0, strength=0.4)
+        same = f"{others}, Hires sampler: Use same sampler, Hires schedule type: Automatic"
+        assert request_from(parse_infotext(same)).hires == Hires(scale=2.0, strength=0.4)
 
     def test_variations_turn_both_passes(self, bundle: Bundle) -> None:
         end = painted(bundle, Hires(), variation=Variation(99, 1.0)).image

@@ -163,6 +163,12 @@ class TestDecoding:
         assert bits(painted(bundle, decoding=back.decoding)) == bits(picture)
         assert not painted(bundle).record.files
 
+    @pytest.mark.parametrize("seamless", [None, "both"])
+    def test_the_tiny_decoder_by_tiles(self, bundle: Bundle, seamless: str | None) -> None:
+        size = {"width": 512, "height": 328, "seamless": seamless, "steps": 1}
+        whole, tiled = (painted(bundle, decoding=Decoding(tile, tiny=True), **size) for tile in (0, 64))
+        assert apart(whole, tiled) <= 1
+
     def test_previews_are_the_tiny_autoencoders(self, bundle: Bundle) -> None:
         latents = torch.zeros(1, 4, 8, 8)
         assert bundle.preview(latents).size == (64, 64)

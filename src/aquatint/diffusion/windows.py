@@ -61,10 +61,10 @@ def even(height: int, width: int) -> Float[Tensor, "h w"]:
 
 
 def gaussian(height: int, width: int) -> Float[Tensor, "h w"]:
-    """exp(-(u^2 + v^2) / (2 * 0.01)) over the window, u and v in windows from its middle.
+    """exp(-(u^2 + v^2) / (2 * 0.01)), u and v being the distance from the window's middle in windows.
 
-    Mixture of Diffusers (Barbero Jimenez 2023) uses it with a variance of 0.01 of the window's size. A thousandth is
-    the least, so that every latent keeps a weight that float32 can divide by.
+    The weights of Mixture of Diffusers (Barbero Jimenez 2023). A thousandth is the least, so that every latent has a
+    weight that float32 can divide by.
     """
 
     def bell(side: int) -> Tensor:

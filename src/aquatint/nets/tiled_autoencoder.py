@@ -1,9 +1,10 @@
 """The autoencoder tile by tile: the numbers of the whole picture, with the memory of a tile where it counts.
 
 What happens at the latents' size (an eighth of the picture's, where the attention is) is computed whole; every further
-level is one piece, computed by tiles (nets/tiles.py), and only what lies between two levels is there in full: 4 / 9 of
-a decoder's largest tensor at once, in Stable Diffusion's, against several of them. Norms are measured over all tiles
-first, which takes several times as long as the whole picture would; without norms little is lost.
+level is one piece, computed by tiles (nets/tiles.py), and only what lies between two levels is there in full: a
+quarter of a decoder's largest tensor in Stable Diffusion's, where several of these are there at once otherwise. Norms
+are measured over all tiles first, which takes several times as long as the whole picture would; without norms little is
+lost.
 """
 
 from collections.abc import Sequence

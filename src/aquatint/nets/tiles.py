@@ -35,7 +35,7 @@ class TiledNorm(nn.Module):
         self.inner = (slice(None), slice(None))
         self.measuring = False
         self.count = 0
-        self.mean: Tensor | None = None  # [b, groups, 1], float64
+        self.mean: Tensor | None = None  # [b, groups, 1]
         self.spread: Tensor | None = None  # summed squares of the distance from the mean
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -49,14 +49,16 @@ class TiledNorm(nn.Module):
         scale = (self.spread / self.count + norm.eps).rsqrt()
         weight = scale.repeat_interleave(x.shape[1] // norm.num_groups, dim=1).reshape(b, -1)
         shift = -(self.mean * scale).repeat_interleave(x.shape[1] // norm.num_groups, dim=1).reshape(b, -1)
-        weight, shift = weight * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
+        weight, shift = weight * norm.weight, shift * norm.weight + norm.bias
         return (x.float() * weight[:, :, None, None].float() + shift[:, :, None, None].float()).to(x.dtype)
 
     def _see(self, x: Tensor) -> None:
         """Chan, Golub and LeVeque's update (1979): two parts' means and squares into one's."""
-        values = x.double().reshape(len(x), self.norm.num_groups, -1)
-        count, mean = values.shape[2], values.mean(dim=2, keepdim=True)
-        spread = (values - mean).square().sum(dim=2, keepdim=True)
+        kind = torch.float32 if x.device.type == "mps" else torch.float64  # which Apple's GPUs have not got
+        values = x.float().reshape(len(x), self.norm.num_groups, -1)
+        count = values.shape[2]
+        variance, mean = torch.var_mean(values, dim=2, correction=0, keepdim=True)
+        mean, spread = mean.to(kind), variance.to(kind) * count
         if self.mean is None or self.spread is None:
             self.count, self.mean, self.spread = count, mean, spread
             return

@@ -1,5 +1,6 @@
 """The tiny autoencoder for Stable Diffusion (Bohan 2023, "TAESD"): the same latents, at a hundredth of the work."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -92,6 +93,12 @@ class TinyAutoencoder(nn.Module):
         self.config = config
         self.encoder = TinyEncoder(config) if encodes else None
         self.decoder = TinyDecoder(config) if decodes else None
+
+    @property
+    def reach(self) -> int:
+        """How many latents in each direction a decoded pixel depends on, at most."""
+        sizes = enumerate(self.config.decoder)  # three convolutions a block, one more a level, and the first and last
+        return math.ceil(sum((3 * count + 1) / 2**level for level, count in sizes)) + 2
 
     def encode(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h8 w8"]:
         """[b, 3, h, w] -> latents [b, 4, h / 8, w / 8]."""

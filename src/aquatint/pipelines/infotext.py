@@ -220,6 +220,11 @@ def _hires(hires: Hires | None) -> dict[str, Any]:
     }
 
 
+def _other(name: str) -> str | None:
+    """What a second pass does otherwise than the first; None for what says that it does not."""
+    return None if name in ("", "Automatic") or name.startswith("Use same") else name
+
+
 def _hires_from(settings: Mapping[str, str]) -> dict[str, Any] | None:
     """The second pass that an infotext tells of; A1111 writes one of "Hires upscale" and "Hires resize"."""
     width, _, height = settings.get("Hires resize", "").partition("x")
@@ -234,8 +239,8 @@ def _hires_from(settings: Mapping[str, str]) -> dict[str, Any] | None:
         "upscaler": settings.get("Hires upscaler") or "latent",  # what A1111 takes where none is named
         "strength": 0.7 if strength is None else strength,
         "steps": _int(settings.get("Hires steps", "")) or None,
-        "sampler": settings.get("Hires sampler") or None,
-        "grid": settings.get("Hires schedule type") or None,
+        "sampler": _other(settings.get("Hires sampler", "")),
+        "grid": _other(settings.get("Hires schedule type", "")),
         "prompt": settings.get("Hires prompt") or None,
         "negative": settings.get("Hires negative prompt") or None,
         "guidance": guidance or None,

@@ -12,6 +12,7 @@ from aquatint.base import images
 from aquatint.base.errors import UserError, unknown
 from aquatint.nets.seamless import seamless
 from aquatint.nets.tiled_autoencoder import decode_tiled, encode_tiled
+from aquatint.nets.tiles import by_tiles
 from aquatint.nets.upscaler import Upscaler
 from aquatint.pipelines.enlarge import FILTERS, WAYS, cut, latents_to, picture_to
 from aquatint.pipelines.record import File
@@ -96,7 +97,13 @@ def decoded(bundle: "Bundle", latents: Tensor, decoding: Decoding | None, meets:
 
     if decoding.tiny:
         assert bundle.tiny is not None, "checked before the first step"
-        x = bundle.tiny.net.decode(latents)
+        net = bundle.tiny.net
+        side = decoding.tile // net.config.factor
+        x = (
+            by_tiles(net.decode, latents, side, net.reach, up=net.config.factor, around=meets)
+            if side
+            else (net.decode(latents))
+        )
     else:
         x = decode_tiled(bundle.autoencoder, latents, decoding.tile, meets)
     return images.to_pictures(finite(x, "decoder", bundle))[0]

@@ -1,6 +1,7 @@
 """Variations: a picture that begins a little, or a good part, of the way from its own noise to another seed's."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -61,18 +62,21 @@ def first_noise(
     With the sources "cpu" and "nv" these are A1111's very numbers.
     """
 
-    def drawn(own: int, size: tuple[int, int, int]) -> Tensor:
-        return noise_from(source, (own,), turn=turn, place=place, of=of).normal(size, draw=PRIOR, device=device)
-
+    noise_of = partial(noise_from, source, turn=turn, place=place, of=of)
     if variation is None:
-        return drawn(seed, shape)
+        return noise_of((seed,)).normal(shape, draw=PRIOR, device=device)
+
+    def drawn(own: int, size: tuple[int, int, int]) -> Tensor:
+        return noise_of((own,)).normal(size, draw=PRIOR)
+
     small = shape
     if variation.width is not None and variation.height is not None:
         small = (shape[0], variation.height // factor, variation.width // factor)
     x = drawn(seed, small)
     if variation.strength:
-        x = slerp(variation.strength, x, drawn(variation.seed, small))
-    return x if small == shape else _laid(x, drawn(seed, shape))
+        # in float64 on the CPU, and rounded once: libraries differ in a sine's last bits
+        x = slerp(variation.strength, x.double(), drawn(variation.seed, small).double()).float()
+    return (x if small == shape else _laid(x, drawn(seed, shape))).to(device)
 
 
 def slerp(share: float, low: Float[Tensor, "b c h w"], high: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
