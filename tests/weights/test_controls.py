@@ -182,7 +182,8 @@ def test_any_odd_shape_is_told(kind: str, tmp_path: Path) -> None:
     whole = load_file(write(path, tower() if kind == "tower" else NETS[kind](TINY)))
     shapes = ((), (0,), (1,), (2**20, 0), (2**40, 0, 3, 3), (3, 0, 2**50), (1, 2, 3, 4, 5), None)
     telling = ("hint_block", "embed", "conv_in", "body.", "proj", "latents", "layers.0.", "attn2.to_k", ".to_k_ip")
-    names = [name for name in whole if any(mark in name for mark in telling)]
+    names = [name for name in whole if name.endswith(("weight", "latents")) and any(mark in name for mark in telling)]
+    names = names[:: max(1, len(names) // 8)]
     for number, name in enumerate(names):
         for shape in shapes[number % 2 :: 2]:
             rows = {other: tensor for other, tensor in whole.items() if other != name}
