@@ -90,7 +90,7 @@ def generate(bundle: Bundle, request: Request) -> Course:
     levels = visited(resolved.grid, schedule, resolved.steps, dict(resolved.options))[-resolved.made - 1 :]
     over = canvas(resolved.edit, resolved.width, resolved.height) if resolved.edit else None
     on = adapted(bundle, wanted(bundle, resolved))
-    steered = steering(on.bundle, resolved)
+    steered = steering(on.bundle, resolved, over)
     files = (*on.files, *embeddings_of(bundle, resolved), *steered.files)
     plan = _Plan(on.bundle, resolved, schedule, levels, over, steered, files)
     return _pinned(bundle, _pictures(plan))
