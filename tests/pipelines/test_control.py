@@ -221,6 +221,20 @@ class TestSizes:
             found = painted(bundle, Control(name, HINT), width=40, height=72)
             assert found.image.size == (40, 72)
 
+    def test_painting_a_part_cuts_hints_of_the_whole(self, bundle: Bundle) -> None:
+        """With "only masked", the net is shown what lies where it paints."""
+        mask = Image.new("L", (2 * SIDE, 2 * SIDE))
+        mask.paste(255, (40, 40, 72, 72))
+        edit = Edit(
+            given(picture(3, 2 * SIDE, 2 * SIDE)), mask=given(mask), masked=True, padding=16, blur=0, strength=1
+        )
+        whole = given(picture(4, 2 * SIDE, 2 * SIDE), "whole")
+        part = given(whole.pixels.crop((24, 24, 88, 88)), "part")
+        shown = [Control("canny", image, preprocess="canny") for image in (whole, part)]
+        first, second = (bits(painted(bundle, control, edit=edit, width=SIDE, height=SIDE)) for control in shown)
+        assert first == second
+        assert first != bits(painted(bundle, edit=edit, width=SIDE, height=SIDE))
+
     def test_preprocessors(self, bundle: Bundle) -> None:
         ways = ({}, {"preprocess": "invert"}, {"preprocess": "canny", "options": (("low", 20.0),)})
         assert len({bits(painted(bundle, Control("canny", HINT, **way))) for way in ways}) == 3  # type: ignore[arg-type]
@@ -323,6 +337,8 @@ class TestRefused:
         for name in ("canny", "style"):
             with pytest.raises(UserError, match="made for"):
                 steered(tiny_bundle(family), files, (name,))
+        with pytest.raises(UserError, match="A list"):
+            open_controls("canny.safetensors")
         twin = write(tmp_path / "canny.safetensors", control_files.control(TINY, 9))
         with pytest.raises(UserError, match="Two controls"):
             open_controls([files / "canny.safetensors", twin])

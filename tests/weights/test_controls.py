@@ -175,6 +175,23 @@ def test_damage_is_told(kind: str, tmp_path: Path) -> None:
         build(fit(open_control(path), family))
 
 
+@pytest.mark.parametrize("kind", [*NETS, "tower"])
+def test_any_odd_shape_is_told(kind: str, tmp_path: Path) -> None:
+    """Whatever tensor is gone, or of whatever shape, it is a UserError and takes no memory."""
+    path = tmp_path / "a.safetensors"
+    whole = load_file(write(path, tower() if kind == "tower" else NETS[kind](TINY)))
+    shapes = ((), (0,), (1,), (2**20, 0), (2**40, 0, 3, 3), (3, 0, 2**50), (1, 2, 3, 4, 5), None)
+    telling = ("hint_block", "embed", "conv_in", "body.", "proj", "latents", "layers.0.", "attn2.to_k", ".to_k_ip")
+    names = [name for name in whole if name.endswith(("weight", "latents")) and any(mark in name for mark in telling)]
+    names = names[:: max(1, len(names) // 8)]
+    for number, name in enumerate(names):
+        for shape in shapes[number % 2 :: 2]:
+            rows = {other: tensor for other, tensor in whole.items() if other != name}
+            save_file(rows | ({} if shape is None else {name: torch.ones(shape)}), path)
+            with pytest.raises(UserError):
+                build_tower(open_tower(path)) if kind == "tower" else build(fit(open_control(path), TINY))
+
+
 @pytest.mark.parametrize(
     ("names", "told"),
     [

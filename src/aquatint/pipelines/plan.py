@@ -109,7 +109,7 @@ def planned(bundle: Bundle, request: Resolved, steps: int, over: Canvas | None, 
     else:
         changed = adapted(bundle, loras)
         on, files = tileable(changed.bundle, around(request)), changed.files
-    nets, steered = nets_for(on.unet, request), steering(on, request)
+    nets, steered = nets_for(on.unet, request), steering(on, request, over)
     every = (*files, *embeddings_of(bundle, request), *steered.files, *refiners_of(bundle, request))
     turn = 0 if before is None else before.turn + 1
     plan = Plan(on, request, schedule, levels, nets, steered, over, tuple(dict.fromkeys(every)), turn)

@@ -65,10 +65,9 @@ def canny(picture: Image.Image, low: float = 100, high: float = 200, sigma: floa
     low, high   of |dx| + |dy| by Sobel's 3x3, in the colour where that is greatest: what is over `high` is an edge, and
                 what is over `low` and joined to one
     """
-    across, down = _sobel(_smooth(np.asarray(picture).astype(np.float32), sigma))
-    lengths = np.abs(across) + np.abs(down)
-    colour = lengths.argmax(axis=2)[..., None]
-    across, down, length = (np.take_along_axis(x, colour, axis=2)[..., 0] for x in (across, down, lengths))
+    across, down, length = _gradient(
+        _smooth(np.asarray(colour).astype(np.float32), sigma) for colour in picture.split()
+    )
     thin = _ridges(length, across, down)
     edges = _joined(thin & (length > low), thin & (length > max(low, high)))
     return Image.fromarray(edges.astype(np.uint8) * 255)
@@ -120,23 +119,33 @@ def _middle(picture: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _smooth(x: Array, sigma: float) -> Array:
-    """A Gaussian along rows and columns [h, w, c]; the picture's edges are continued."""
+    """A Gaussian along rows and columns [h, w]; the picture's edges are continued."""
     if sigma <= 0:
         return x
     reach = math.ceil(3 * sigma)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2).astype(np.float32)
     weights /= weights.sum()
     for axis in (0, 1):
-        pads = [(0, 0)] * 3
+        pads = [(0, 0), (0, 0)]
         pads[axis] = (reach, reach)
         padded, side = np.pad(x, pads, mode="edge"), x.shape[axis]
         x = sum((weight * padded.take(range(at, at + side), axis) for at, weight in enumerate(weights)), 0 * x)
     return x
 
 
+def _gradient(colours: Iterable[Array]) -> tuple[Array, Array, Array]:
+    """Derivatives to the right and downwards, and the gradient's length, of the colour where that is greatest."""
+    (across, down, length), *others = ((*row, np.abs(row[0]) + np.abs(row[1])) for row in map(_sobel, colours))
+    for more in others:
+        longer = more[2] > length
+        for kept, new in zip((across, down, length), more, strict=True):
+            np.copyto(kept, new, where=longer)
+    return across, down, length
+
+
 def _sobel(x: Array) -> tuple[Array, Array]:
-    """Sobel's derivatives [h, w, c] to the right and downwards; the picture's edges are continued."""
-    p = np.pad(x, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    """Sobel's derivatives [h, w] to the right and downwards; the picture's edges are continued."""
+    p = np.pad(x, 1, mode="edge")
     rows = p[:-2] + 2 * p[1:-1] + p[2:]
     columns = p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]
     return rows[:, 2:] - rows[:, :-2], columns[2:] - columns[:-2]
@@ -150,7 +159,7 @@ def _ridges(length: Array, across: Array, down: Array) -> Array:
     def beside(dy: int, dx: int) -> Array:
         return p[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
 
-    octant = np.round(np.arctan2(down, across) / (math.pi / 4)).astype(int) % 4
+    octant = np.round(np.arctan2(down, across) / (math.pi / 4)).astype(np.int8) % 4
     found = np.zeros(length.shape, bool)
     for number, (dy, dx) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):
         after, before = beside(dy, dx), beside(-dy, -dx)

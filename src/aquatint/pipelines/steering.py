@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from aquatint.base import images, runtime
@@ -21,7 +22,7 @@ from aquatint.nets.picture_prompt import PicturePrompt, prompted
 from aquatint.nets.text import ImageTower
 from aquatint.nets.unet import UNet
 from aquatint.pipelines.control import Control
-from aquatint.pipelines.edit import fitted
+from aquatint.pipelines.edit import Canvas, fitted
 from aquatint.pipelines.encode import Told
 from aquatint.pipelines.preprocess import clip_pixels, hint
 from aquatint.pipelines.record import File
@@ -86,6 +87,10 @@ def open_controls(
     controls: Sequence[str | Path] | Mapping[str, Path] = (), image_encoder: str | Path | None = None
 ) -> OpenedControls:
     """The files of controls, by name; UserError for what is no control, and for two of one name."""
+    if isinstance(controls, str | Path):
+        raise UserError(
+            f'controls = "{str(controls)[:60]}".', "A list of files.", 'Say controls=["canny.safetensors"].'
+        )
     named = controls.items() if isinstance(controls, Mapping) else [(None, path) for path in dict.fromkeys(controls)]
     found: dict[str, ControlFile] = {}
     for name, path in named:
@@ -146,9 +151,10 @@ class _Ready(NamedTuple):
     tokens: tuple[Tensor, Tensor] | None = None
 
 
-def steering(bundle: "Bundle", request: "Resolved") -> Steering:
+def steering(bundle: "Bundle", request: "Resolved", canvas: Canvas | None = None) -> Steering:
     """How the controls of a request steer the U-Net: not at all, where there are none or none has any weight.
 
+    canvas   of the request's edit: where only a part of a picture is painted, hints of the whole are cut to it
     Raises UserError for a name that was not opened, a picture that is not at hand, a size that an adapter does not
     take, an IP-Adapter without image encoder, and a control that acts at no step.
     """
@@ -158,7 +164,7 @@ def steering(bundle: "Bundle", request: "Resolved") -> Steering:
     # The order in which they are named does not change a bit: they are summed in this one.
     rows.sort(key=lambda row: _rank(*row))
     with torch.no_grad(), runtime.exact(bundle.device, bundle.threads):
-        ready = [_ready(bundle, request, wish, loaded) for wish, loaded in rows if wish.weight]
+        ready = [_ready(bundle, request, canvas, wish, loaded) for wish, loaded in rows if wish.weight]
         spans = tuple(_spans(request, ready))
     used = {loaded.file for _, loaded in rows}
     if any(isinstance(loaded.net, PicturePrompt) for _, loaded in rows) and bundle.controls.tower_file is not None:
@@ -209,15 +215,20 @@ def _check(bundle: "Bundle", request: "Resolved", wish: Control, loaded: Loaded)
         )
 
 
-def _ready(bundle: "Bundle", request: "Resolved", wish: Control, loaded: Loaded) -> _Ready:
+def _ready(bundle: "Bundle", request: "Resolved", canvas: Canvas | None, wish: Control, loaded: Loaded) -> _Ready:
+    """What the net makes of the control's picture."""
     net = loaded.net
     if isinstance(net, PicturePrompt):
         return _Ready(wish, loaded, tokens=_tokens(bundle, net, wish))
-    size = request.width, request.height
-    picture = images.rgb(wish.image.pixels)
-    picture = picture if picture.size == size else fitted(picture, *size, wish.fit)
-    mask = None if wish.mask is None else images.rgb(wish.mask.pixels).convert("L")
-    mask = mask if mask is None or mask.size == size else fitted(mask, *size, wish.fit)
+
+    def sized(picture: Image.Image) -> Image.Image:
+        if canvas is not None and canvas.whole is not None and picture.size == canvas.whole.size:
+            picture = picture.crop(canvas.place)
+        size = request.width, request.height
+        return picture if picture.size == size else fitted(picture, *size, wish.fit)
+
+    picture = sized(images.rgb(wish.image.pixels))
+    mask = None if wish.mask is None else sized(images.rgb(wish.mask.pixels).convert("L"))
     made = hint(picture, wish.preprocess, wish.options, mask).to(bundle.device)
     channels = net.control.channels if isinstance(net, ControlNet) else net.config.channels
     made = made if channels == 3 else grey(made)

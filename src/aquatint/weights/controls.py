@@ -161,6 +161,13 @@ def taken(held: store.Held, pair: Pair, dtype: torch.dtype, name: str) -> dict[s
     return made
 
 
+def bounded(what: str, value: int, high: int = 16_384) -> int:
+    """The same number, if it is one that a net may be as wide as."""
+    if not 1 <= value <= high:
+        raise UserError(f"{what} is {str(value)[:30]}.", f"1 to {high:,}.", "Fetch it again.")
+    return value
+
+
 def _told(path: Path, names: Iterable[str]) -> tuple[str, str]:
     """The kind and dialect, by names that only one has."""
     held = set(names)
@@ -212,8 +219,8 @@ def _control(file: ControlFile, family: Family) -> ControlConfig:
         rows = ["controlnet_cond_embedding.conv_in.weight"]
         rows += [name.format(2 * index + 1) for index in range(count(shapes, name) // 2)]
     else:
-        convolutions = sum(name.format(2 * index) in shapes for index in range(64))
-        rows = [name.format(4 * index) for index in range(convolutions // 2)]
+        length = next(index for index in range(128) if name.format(2 * index) not in shapes)
+        rows = [name.format(4 * index) for index in range(max(1, length // 2))]
     if any(len(shapes[row]) != 4 for row in rows):
         raise UserError("its hint's layers are no convolutions.", "A whole ControlNet.", "Fetch it again.")
     unet = replace(family.unet, channels_in=family.autoencoder.latents)
@@ -229,10 +236,10 @@ def _control(file: ControlFile, family: Family) -> ControlConfig:
     stages = [replace(stage, depth=depth(f"descent.{i}.cells.0")) for i, stage in enumerate(unet.stages)]
     if heads is not None:
         stages = [replace(stage, heads=count) for stage, count in zip(stages, heads, strict=True)]
-        if any(not stage.heads or stage.width % stage.heads for stage in stages):
+        if any(stage.heads < 1 or stage.width % stage.heads for stage in stages):
             raise UserError(f"its heads are {heads}.", "Divisors of the widths.")
     unet = replace(unet, stages=tuple(stages), middle=depth("middle.first"))
-    config = ControlConfig(unet, tuple(shapes[row][0] for row in rows), shapes[rows[0]][1])
+    config = ControlConfig(unet, tuple(bounded("its hint's width", shapes[row][0]) for row in rows), shapes[rows[0]][1])
     if config.factor != family.autoencoder.factor or config.channels not in (1, 3):
         raise UserError(
             f"its hint has {config.channels} channels and {config.factor} pixels a latent.",
@@ -283,12 +290,13 @@ def _picture(file: ControlFile, family: Family) -> PictureConfig:
         latents, enter = shapes["image_proj.latents"], shapes.get("image_proj.proj_in.weight", ())
         if len(latents) != 3 or len(enter) != 2 or not latents[1] or latents[2] % 64 or not latents[2]:
             raise UserError(f"its queries have the shape {list(latents)}.", "[1, tokens, a multiple of 64].")
-        layers = count(shapes, "image_proj.layers.{}.0.to_q.weight")
-        return PictureConfig(widths, context, enter[1], latents[1], max(1, layers), latents[2])
+        layers, width = count(shapes, "image_proj.layers.{}.0.to_q.weight"), bounded("its width", latents[2])
+        seen, tokens = bounded("what it sees", enter[1]), bounded("its tokens", latents[1])
+        return PictureConfig(widths, context, seen, tokens, max(1, layers), width)
     proj = shapes["image_proj.proj.weight"]
     if len(proj) != 2 or not proj[0] or proj[0] % context:
         raise UserError(f"its projection has the shape {list(proj)}.", f"[a multiple of {context}, width].")
-    return PictureConfig(widths, context, proj[1], proj[0] // context)
+    return PictureConfig(widths, context, bounded("what it sees", proj[1]), bounded("its tokens", proj[0] // context))
 
 
 def _leftover(file: ControlFile, name: str) -> str:

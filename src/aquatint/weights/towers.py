@@ -18,7 +18,7 @@ from aquatint.base.errors import UserError, unknown
 from aquatint.nets.text import ACTIVATIONS, ImageConfig, ImageTower
 from aquatint.weights import control_names, store
 from aquatint.weights.control_names import VISION, count
-from aquatint.weights.controls import taken
+from aquatint.weights.controls import bounded, taken
 from aquatint.weights.header import FLOATS
 from aquatint.weights.keymap import hollow, pairs
 
@@ -107,16 +107,16 @@ def _config(held: store.Held, prefix: str, document: Mapping[str, Any]) -> Image
         shape = shapes.get(name, ())
         if axis >= len(shape) or not shape[axis]:
             raise UserError(f"{name} is missing, or has too few sides.", TAKES, "Fetch it again.")
-        return shape[axis]
+        return bounded(f"a side of {name}", shape[axis])
 
     width, patch = (side(f"{prefix}embeddings.patch_embedding.weight", axis) for axis in (0, 2))
-    across = round((side(f"{prefix}embeddings.position_embedding.weight", 0) - 1) ** 0.5)
+    across = max(1, round((side(f"{prefix}embeddings.position_embedding.weight", 0) - 1) ** 0.5))
     hidden = side(f"{prefix}encoder.layers.0.mlp.fc1.weight", 0)
     usual = KNOWN.get(width, (max(1, width // 64), "gelu"))
     heads, activation = said.get("num_attention_heads", usual[0]), said.get("hidden_act", usual[1])
     if type(heads) is not int or heads < 1 or width % heads:
         raise UserError(f"it has {str(heads)[:40]} heads for a width of {width}.", "A divisor of the width.")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise unknown("activation", str(activation)[:80], ACTIVATIONS)
     if said.get("layer_norm_eps", 1e-5) != 1e-5:
         raise UserError(f"it has layer_norm_eps = {str(said['layer_norm_eps'])[:40]}.", "1e-05.")
