@@ -187,3 +187,20 @@ def test_an_inspection_reads_no_weights(saved: Callable[[str], Path], monkeypatc
         assert data["parts"]["unet"]["found"] == data["parts"]["unet"]["needed"] == 686
         assert data["family"]["text"]["width"] == 24
         assert "686 of 686 tensors" in str(shown)
+
+
+@pytest.mark.parametrize("format", ["native", "diffusers", "compvis"])
+def test_weights_laid_out_on_the_way_are_those_laid_out_afterwards(format: str, saved: Callable[[str], Path]) -> None:
+    from aquatint.engines import plain
+
+    plainly, prepared = open_model(saved(format)), open_model(saved(format), prepared=True)
+    assert prepared.digest == plainly.digest
+    kernels = 0
+    for part in ("unet", "autoencoder", "text"):
+        before = getattr(prepared, part).state_dict()
+        plain.prepare(getattr(plainly, part))
+        for name, tensor in getattr(plainly, part).state_dict().items():
+            assert torch.equal(before[name], tensor)
+            assert before[name].stride() == tensor.stride()
+            kernels += tensor.ndim == 4 and not tensor.is_contiguous()
+    assert kernels > 30

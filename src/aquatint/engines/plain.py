@@ -1,7 +1,7 @@
 """Torch as it is, with the layout that its convolutions like."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def prepare(net: nn.Module) -> None:
@@ -12,5 +12,11 @@ def prepare(net: nn.Module) -> None:
     from a file, maybe). The numbers are the same up to the order in which convolutions add.
     """
     for part in net.modules():
-        if isinstance(part, nn.Conv2d) and part.kernel_size != (1, 1):
-            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
+        if isinstance(part, nn.Conv2d):
+            part.weight.data = laid(part.weight.data)
+
+
+def laid(weight: Tensor) -> Tensor:
+    """A tensor as `prepare` lays it out: itself, unless it is a kernel of more than one pixel that lies otherwise."""
+    kernel = weight.ndim == 4 and weight.shape[2:] != (1, 1)
+    return weight.contiguous(memory_format=torch.channels_last) if kernel else weight

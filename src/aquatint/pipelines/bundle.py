@@ -219,7 +219,7 @@ def load(
     where = runtime.choose_device(device)
     kind, count = runtime.choose_dtype(dtype, where), runtime.choose_threads(threads)
     runtime.keep_pages()
-    opened = weights.open_model(source, dtype=kind, **options)
+    opened = weights.open_model(source, dtype=kind, prepared=True, **options)
     plain.prepare(opened.unet)
     plain.prepare(opened.autoencoder.encoder)
     plain.prepare(opened.autoencoder.decoder)

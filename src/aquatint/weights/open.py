@@ -7,7 +7,7 @@ finite is an error that names its tensor, and the sum over all of them is the mo
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from aquatint.base import files
 from aquatint.base.errors import UserError
+from aquatint.engines.plain import laid
 from aquatint.families import Family
 from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.text import TextConfig, TextEncoder
@@ -76,6 +77,7 @@ def open_model(
     prediction: str | None = None,
     tokenizer: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
+    prepared: bool = False,
 ) -> Opened:
     """The model at a path or on the hub ("owner/name"); None opens the one that comes with aquatint.
 
@@ -84,6 +86,7 @@ def open_model(
     prediction  "epsilon", "v" or "sample", where the model does not say it, or says it wrongly
     tokenizer   a folder; else the one beside the model, else CLIP's own, which is carried
     dtype       what the nets compute in
+    prepared    lay weights out as engines.plain does while they pass, which is one copy of them less than afterwards
 
     Raises UserError for everything that is wrong with what is there.
     """
@@ -97,7 +100,7 @@ def open_model(
         folders = (SECOND, FIRST) if family.micro and family.text2 is None else (FIRST,)  # the refiner has one of two
         words, note = _tokenizer(path, family.text, tokenizer, folders)
         second = None if family.text2 is None else _second(path, family.text2, tokenizer, words)
-        nets, digest = _nets(found, dtype)
+        nets, digest = _nets(found, dtype, laid if prepared else _as_it_is)
         known = files.read_text(path / VOCABULARY) if (path / VOCABULARY).is_file() else ""
     return Opened(
         family=family,
@@ -212,14 +215,21 @@ def _second(path: Path, text: TextConfig, given: str | Path | None, first: Token
     return Tokenizer(first.merges, pad=text.pad, length=first.length)
 
 
-def _nets(found: Found, dtype: torch.dtype) -> tuple[dict[str, torch.nn.Module], str]:
+Lay = Callable[[Tensor], Tensor]
+
+
+def _as_it_is(weight: Tensor) -> Tensor:
+    return weight
+
+
+def _nets(found: Found, dtype: torch.dtype, lay: Lay) -> tuple[dict[str, torch.nn.Module], str]:
     """The nets with their weights, and the model's digest."""
     sums: list[tuple[str, str]] = []
     nets: dict[str, torch.nn.Module] = {}
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for part, pairs in found.pairs.items():
             state: dict[str, Tensor] = {}
-            for tensors, hashes in pool.map(lambda pair: _take(found, pair, dtype), pairs):
+            for tensors, hashes in pool.map(lambda pair: _take(found, pair, dtype, lay), pairs):
                 state |= tensors
                 sums += [(f"{part}.{name}", sha) for name, sha in hashes.items()]
             net = keymap.empty(config_of(found.plan.family, part))
@@ -228,10 +238,10 @@ def _nets(found: Found, dtype: torch.dtype) -> tuple[dict[str, torch.nn.Module],
     return nets, description.digest(found.plan.family, sums)
 
 
-def _take(found: Found, pair: Pair, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _take(found: Found, pair: Pair, dtype: torch.dtype, lay: Lay) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of ours in one of theirs, cast, and the sha256 of each one's float32 values."""
     stored = found.held.tensor(pair.theirs)
-    made, hashes = {}, {}
+    made, hashes, copied = {}, {}, stored.dtype != dtype
     for name, tensor in zip(pair.ours, pair.turn.take(stored), strict=True):
         exact = tensor.to(torch.float32).contiguous()
         cast_ = exact.to(dtype)
@@ -240,8 +250,9 @@ def _take(found: Found, pair: Pair, dtype: torch.dtype) -> tuple[dict[str, Tenso
             raise UserError(
                 f'"{found.plan.source}": tensor {pair.theirs} has values too large for {dtype}.', "", "Use float32."
             )
-        made[name], hashes[name] = cast_, sha256(exact)
-    if stored.dtype != dtype:
+        made[name], hashes[name] = lay(cast_), sha256(exact)
+        copied = copied or made[name] is not cast_
+    if copied:
         found.held.release(pair.theirs)  # its pages would otherwise count as a second copy
     return made, hashes
 
