@@ -39,6 +39,14 @@ def test_paint_and_again(capfd: pytest.CaptureFixture[str], model: str) -> None:
     assert (code, "equal bit for bit" in out) == (0, True)
 
 
+def test_a_grid_over_a_kind(capfd: pytest.CaptureFixture[str], model: str) -> None:
+    """Its fields are axes, once there is one of the kind."""
+    grid = ("grid", "a cat", "--model", model, "--seed", 3, "--steps", 2, "--x", "guiding.pag.scale=0,3", "--out")
+    assert run(capfd, *grid, "none.png")[0] == 2
+    assert run(capfd, *grid, "sheet.png", "--pag", 1)[0] == 0
+    assert Image.open("sheet.png").width == 2 * 64
+
+
 @pytest.mark.parametrize(
     ("said", "meant"),
     [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from aquatint.apps.cli.generate import Machine, Source, Wishes, open_bundle, read_request
+from aquatint.apps.cli.guiding import Guidance, read_guiding
 from aquatint.apps.cli.output import Output
 from aquatint.base.errors import UserError
 
@@ -41,6 +42,7 @@ def grid(
     wishes: Wishes | None = None,
     source: Source | None = None,
     machine: Machine | None = None,
+    guidance: Guidance | None = None,
     out: Annotated[str, Parameter(help="A folder or a file (.png).")] = "pictures",
 ) -> None:
     """Paint one request along up to three axes, and lay the pictures out in a labelled sheet.
@@ -51,7 +53,7 @@ def grid(
     wishes, axes = wishes or Wishes(), axes or Axes()
     if wishes.count != 1:
         raise UserError(f"--count {wishes.count} in a grid.", "One picture a cell.", "Take the axis seed=1..4.")
-    request = read_request(prompt, wishes)
+    request = replace(read_request(prompt, wishes), guiding=read_guiding(guidance))
     sheets = [_matrix(request, axes)] if axes.matrix else _table(request, axes)
     output = Output(out, None, 1)
     try:
