@@ -248,7 +248,7 @@ def test_the_refiner_goes_on_where_the_base_stops(micro: Micro | None, twins: Ca
     request = Request("a red cat", micro=micro, refine=Refine(0.7, aesthetic=7.0), **SAID)
     assert difference(end_of(both, request), reference).within
     for refine in (Refine(0.7), Refine(0.4, aesthetic=7.0), None):
-        assert difference(end_of(both, replace(request, refine=refine)), reference).rms > 1e-3, refine
+        assert difference(end_of(both, replace(request, refine=refine)), reference).rms > 3e-4, refine
 
 
 def lora_for(family: Family) -> Adapters:
