@@ -216,7 +216,7 @@ def compare_unet(name: str, config: UNetConfig, size: tuple[int, int], batch: in
     x, context = noise(batch, config.channels_in, *size), noise(batch, tokens, config.context, seed=2)
     t = torch.tensor([981.0, 21.0, 500.0, 0.0])[:batch]
     vector = noise(batch, config.vector, seed=4) if config.vector else None
-    return _compared(
+    return compared(
         f"{name} U-Net",
         f"{_shape(x)}, {tokens} tokens",
         lambda: ours(x, t, context, vector),
@@ -239,8 +239,8 @@ def compare_autoencoder(
         return (posterior.mean + posterior.std * eps - config.shift) * config.scale
 
     return [
-        _compared(f"{name} encoder", _shape(pictures), lambda: ours.encode(pictures, eps), encode),
-        _compared(
+        compared(f"{name} encoder", _shape(pictures), lambda: ours.encode(pictures, eps), encode),
+        compared(
             f"{name} decoder",
             _shape(latents),
             lambda: ours.decode(latents),
@@ -254,7 +254,7 @@ def compare_text(name: str, config: TextConfig, batch: int = 4) -> Comparison:
     """The embeddings of every token."""
     ours, theirs = text_twins(config)
     ids = prompts(config, batch)
-    return _compared(
+    return compared(
         f"{name} text encoder", _shape(ids), lambda: ours(ids).tokens, lambda: theirs(ids).last_hidden_state
     )
 
@@ -264,12 +264,13 @@ def compare_image(name: str, config: ImageConfig, batch: int = 2) -> Comparison:
     """The projected vectors."""
     ours, theirs = image_twins(config)
     pictures = noise(batch, 3, config.size, config.size)
-    return _compared(
+    return compared(
         f"{name} image tower", _shape(pictures), lambda: ours(pictures), lambda: theirs(pictures).image_embeds
     )
 
 
-def _compared(network: str, shape: str, ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> Comparison:
+def compared(network: str, shape: str, ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> Comparison:
+    """Both run once, in this order."""
     outputs, seconds = [], []
     for run in (ours, theirs):
         start = time.perf_counter()

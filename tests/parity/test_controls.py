@@ -147,7 +147,7 @@ def test_image_tower() -> None:
     theirs = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=TOWER.width,
-            intermediate_size=TOWER.inner,
+            intermediate_size=TOWER.hidden,
             projection_dim=TOWER.projection,
             num_hidden_layers=TOWER.layers,
             num_attention_heads=TOWER.heads,
