@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ from aquatint.nets.unet import Stage, UNetConfig
 from aquatint.pipelines.given import given
 from aquatint.pipelines.preprocess import clip_pixels
 from aquatint.pipelines.steering import Controls, tokens_of
+from aquatint.weights.controls import build, fit, open_control
+from aquatint.weights.towers import build_tower, open_tower
 
 # Stable Diffusion's shapes with narrow stages; XL's is told a vector and does not attend at full size.
 SMALL = replace(SD15.unet, stages=(Stage(32, 4), Stage(64, 4), Stage(96, 4), Stage(96, 4, depth=0)), context=48)
@@ -141,6 +144,35 @@ def test_the_comparison_can_fail() -> None:
     ours.zero.weight.data.mul_(1.001)
     _, middle = ours(x, T, context, None, ours.prepare(hint))
     assert not difference(middle, theirs(x, T, context, hint.expand(2, -1, -1, -1)).mid_block_res_sample).within
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "pickle"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_diffusers_saves_opens_here(name: str, safe: bool, tmp_path: Path) -> None:
+    """Folders with the config.json that diffusers writes, heads and all."""
+    ours = control_files.control(FAMILIES[name])
+    their_control(ours).save_pretrained(tmp_path / "control", safe_serialization=safe)
+    made = build(fit(open_control(tmp_path / "control"), FAMILIES[name]))
+    assert isinstance(made, ControlNet)
+    assert made.config == ours.config
+    adapter = control_files.adapter(FAMILIES[name])
+    their_adapter(adapter).save_pretrained(tmp_path / "adapter", safe_serialization=safe)
+    for one, two in ((made, ours), (build(fit(open_control(tmp_path / "adapter"), FAMILIES[name])), adapter)):
+        pairs = zip(one.state_dict().items(), two.state_dict().items(), strict=True)
+        assert all(a == b and x.equal(y) for (a, x), (b, y) in pairs)
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "pickle"])
+def test_what_transformers_saves_opens_here(safe: bool, tmp_path: Path) -> None:
+    ours, theirs = tower_twins()
+    if safe:
+        theirs.save_pretrained(tmp_path)
+    else:
+        theirs.config.save_pretrained(tmp_path)
+        torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    made = build_tower(open_tower(tmp_path))
+    assert made.config == ours.config
+    assert all(a.equal(b) for a, b in zip(made.state_dict().values(), ours.state_dict().values(), strict=True))
 
 
 def tower_twins() -> tuple[ImageTower, Any]:
