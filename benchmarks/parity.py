@@ -21,10 +21,12 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tests.parity.control_peers import compare_control  # noqa: E402
 from tests.parity.peers import MAX, RMS, Comparison, compare_autoencoder, compare_image, compare_text, compare_unet  # noqa: E402
 from tests.parity.test_networks import IMAGE, KL, SMALL, TEXT, XL  # noqa: E402
 
 from aquatint.families import FAMILIES, SD15, SD15_INPAINT, SD21, SD21_V, SDXL, SDXL_REFINER  # noqa: E402
+from aquatint.nets.control import ControlConfig  # noqa: E402
 from aquatint.nets.text import ImageConfig  # noqa: E402
 
 
@@ -38,6 +40,7 @@ def full() -> Iterator[Comparison]:
         yield compare_unet(family.name, family.unet, size, batch=2 if size[0] == 64 else 1)
     for name, (_, numbers) in XL.items():
         yield compare_unet(name, FAMILIES[name].unet, (32, 32), batch=1, numbers=numbers)
+    yield compare_control("SD15", ControlConfig(SD15.unet), (64, 64))
     yield from compare_autoencoder("SD15, SD21", SD15.autoencoder, (512, 512))
 
 
@@ -51,6 +54,8 @@ def small() -> Iterator[Comparison]:
     for name, (unet, numbers) in XL.items():
         yield compare_unet(name, unet, (16, 16), numbers=numbers)
     yield compare_unet("SD15, odd size", SMALL["SD15"], (65, 47), batch=1)
+    for name in ("SD15", "SD21", "deep"):
+        yield compare_control(name, ControlConfig(SMALL[name]), (16, 16), batch=2)
     for name, autoencoder in KL.items():
         yield from compare_autoencoder(name, autoencoder, (64, 64))
 

@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
-from tests.weights.control_files import spelled
+from tests.parity.peers import Comparison, compared, noise
+from tests.weights.control_files import filled, spelled
 from torch import Tensor
 
-from aquatint.nets.control import ControlNet, T2IAdapter
+from aquatint.nets.control import ControlConfig, ControlNet, T2IAdapter
 from aquatint.nets.picture_prompt import PicturePrompt
 from aquatint.weights import control_names
 
@@ -67,6 +68,23 @@ def put_prompts(unet: Any, nets: list[PicturePrompt], weights: list[float]) -> N
     for processor in unet.attn_processors.values():
         if hasattr(processor, "to_k_ip"):
             processor.scale = list(weights)
+
+
+@torch.no_grad()
+def compare_control(name: str, config: ControlConfig, size: tuple[int, int], batch: int = 1) -> Comparison:
+    """What is added to the middle, where all that a ControlNet computes comes together."""
+    ours = filled(ControlNet(config))
+    assert isinstance(ours, ControlNet)
+    theirs, unet = their_control(ours), config.unet
+    x, context = noise(batch, unet.channels_in, *size), noise(batch, 77, unet.context, seed=2)
+    t, vector = torch.tensor([981.0, 21.0])[:batch], noise(batch, unet.vector, seed=4) if unet.vector else None
+    hint = hint_of(5, config.factor * size[0], config.factor * size[1], config.channels)
+    return compared(
+        f"{name} ControlNet",
+        f"{'x'.join(map(str, x.shape))}, 77 tokens",
+        lambda: ours(x, t, context, vector, ours.prepare(hint))[1],
+        lambda: theirs(x, t, context, hint.expand(batch, -1, -1, -1), class_labels=vector).mid_block_res_sample,
+    )
 
 
 def hint_of(seed: int, height: int, width: int, channels: int = 3) -> Tensor:

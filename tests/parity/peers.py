@@ -244,7 +244,7 @@ def compare_unet(
     if config.guidance:
         ours, _ = hearing(ours, 7.5)
         told["timestep_cond"] = guidance_embedding(torch.full((batch,), 6.5), config.guidance)
-    return _compared(
+    return compared(
         f"{name} U-Net",
         f"{_shape(x)}, {tokens} tokens",
         lambda: ours(x, t, context, vector),
@@ -275,8 +275,8 @@ def compare_autoencoder(
         return (posterior.mean + posterior.std * eps - config.shift) * config.scale
 
     return [
-        _compared(f"{name} encoder", _shape(pictures), lambda: ours.encode(pictures, eps), encode),
-        _compared(
+        compared(f"{name} encoder", _shape(pictures), lambda: ours.encode(pictures, eps), encode),
+        compared(
             f"{name} decoder",
             _shape(latents),
             lambda: ours.decode(latents),
@@ -297,7 +297,7 @@ def compare_text(name: str, config: TextConfig, batch: int = 4) -> Comparison:
         states = theirs(ids, output_hidden_states=True).hidden_states[-1 - config.skip]
         return getattr(theirs, "text_model", theirs).final_layer_norm(states) if config.normed else states
 
-    return _compared(f"{name} text encoder", _shape(ids), lambda: ours(ids).tokens, read)
+    return compared(f"{name} text encoder", _shape(ids), lambda: ours(ids).tokens, read)
 
 
 @torch.no_grad()
@@ -305,12 +305,13 @@ def compare_image(name: str, config: ImageConfig, batch: int = 2) -> Comparison:
     """The projected vectors."""
     ours, theirs = image_twins(config)
     pictures = noise(batch, 3, config.size, config.size)
-    return _compared(
+    return compared(
         f"{name} image tower", _shape(pictures), lambda: ours(pictures), lambda: theirs(pictures).image_embeds
     )
 
 
-def _compared(network: str, shape: str, ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> Comparison:
+def compared(network: str, shape: str, ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> Comparison:
+    """Both run once, in this order."""
     outputs, seconds = [], []
     for run in (ours, theirs):
         start = time.perf_counter()

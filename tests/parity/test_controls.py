@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ pytest.importorskip("transformers")
 
 import diffusers
 import transformers
+from tests.fixtures import tiny_bundle
 from tests.parity.control_peers import hint_of, put_prompts, their_adapter, their_control
 from tests.parity.peers import Difference, difference, noise, unet_twins
 from tests.weights import control_files
@@ -30,8 +32,13 @@ from aquatint.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from aquatint.families import SD15, Family
 from aquatint.nets.control import Control, ControlConfig, ControlNet, controlled
 from aquatint.nets.picture_prompt import prompted
+from aquatint.nets.text import ImageTower
 from aquatint.nets.unet import Stage, UNetConfig
+from aquatint.pipelines.given import given
 from aquatint.pipelines.preprocess import clip_pixels
+from aquatint.pipelines.steering import Controls, tokens_of
+from aquatint.weights.controls import build, fit, open_control
+from aquatint.weights.towers import build_tower, open_tower
 
 # Stable Diffusion's shapes with narrow stages; XL's is told a vector and does not attend at full size.
 SMALL = replace(SD15.unet, stages=(Stage(32, 4), Stage(64, 4), Stage(96, 4), Stage(96, 4, depth=0)), context=48)
@@ -139,15 +146,44 @@ def test_the_comparison_can_fail() -> None:
     assert not difference(middle, theirs(x, T, context, hint.expand(2, -1, -1, -1)).mid_block_res_sample).within
 
 
-@torch.no_grad()
-def test_image_tower() -> None:
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "pickle"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_diffusers_saves_opens_here(name: str, safe: bool, tmp_path: Path) -> None:
+    """Folders with the config.json that diffusers writes, heads and all."""
+    ours = control_files.control(FAMILIES[name])
+    their_control(ours).save_pretrained(tmp_path / "control", safe_serialization=safe)
+    made = build(fit(open_control(tmp_path / "control"), FAMILIES[name]))
+    assert isinstance(made, ControlNet)
+    assert made.config == ours.config
+    adapter = control_files.adapter(FAMILIES[name])
+    their_adapter(adapter).save_pretrained(tmp_path / "adapter", safe_serialization=safe)
+    for one, two in ((made, ours), (build(fit(open_control(tmp_path / "adapter"), FAMILIES[name])), adapter)):
+        pairs = zip(one.state_dict().items(), two.state_dict().items(), strict=True)
+        assert all(a == b and x.equal(y) for (a, x), (b, y) in pairs)
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "pickle"])
+def test_what_transformers_saves_opens_here(safe: bool, tmp_path: Path) -> None:
+    ours, theirs = tower_twins()
+    if safe:
+        theirs.save_pretrained(tmp_path)
+    else:
+        theirs.config.save_pretrained(tmp_path)
+        torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    made = build_tower(open_tower(tmp_path))
+    assert made.config == ours.config
+    assert all(a.equal(b) for a, b in zip(made.state_dict().values(), ours.state_dict().values(), strict=True))
+
+
+def tower_twins() -> tuple[ImageTower, Any]:
+    """Our image tower and transformers' with its weights."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     ours = control_files.tower()
     theirs = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=TOWER.width,
-            intermediate_size=TOWER.inner,
+            intermediate_size=TOWER.hidden,
             projection_dim=TOWER.projection,
             num_hidden_layers=TOWER.layers,
             num_attention_heads=TOWER.heads,
@@ -158,6 +194,12 @@ def test_image_tower() -> None:
     ).eval()
     (places, *_) = control_files.spellings(ours).values()
     theirs.load_state_dict(control_files.spelled(ours, places), strict=True)
+    return ours, theirs
+
+
+@torch.no_grad()
+def test_image_tower() -> None:
+    ours, theirs = tower_twins()
     pictures = noise(2, 3, TOWER.size, TOWER.size)
     found = theirs(pictures, output_hidden_states=True)
     within(ours(pictures), found.image_embeds)
@@ -199,6 +241,7 @@ def pipeline_with(kind: str, unet: Any, **parts: Any) -> Any:
         norm_num_groups=2,
         layers_per_block=1,
     )
+    parts = {"feature_extractor": None} | parts
     made = getattr(diffusers, kind)(
         vae=vae,
         text_encoder=transformers.CLIPTextModel(config),
@@ -206,7 +249,6 @@ def pipeline_with(kind: str, unet: Any, **parts: Any) -> Any:
         unet=unet,
         scheduler=diffusers.DDIMScheduler(steps_offset=1, set_alpha_to_one=False, **TABLE),
         safety_checker=None,
-        feature_extractor=None,
         requires_safety_checker=False,
         **parts,
     )
@@ -298,6 +340,26 @@ def test_a_trajectory_with_an_ip_adapter(plus: bool) -> None:
         for told, row in ((COND, seen), (AWAY, unseen))
     )
     within(ours_along([(STEPS, steered)], cond, away, STEPS, START), wanted)
+
+
+@pytest.mark.parametrize("plus", [False, True], ids=["plain", "plus"])
+@torch.no_grad()
+def test_from_a_picture_to_tokens(plus: bool) -> None:
+    """The picture's, and those that stand for none: diffusers' pipeline with its image encoder, and ours."""
+    tower, their_tower = tower_twins()
+    _, their_unet = unet_twins(SMALL)
+    net = control_files.prompt(FAMILIES["SD"], 1, plus=plus)
+    put_prompts(their_unet, [net], [1.0])
+    size = TOWER.size
+    extractor = transformers.CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=size)
+    parts = {"image_encoder": their_tower, "feature_extractor": extractor}
+    pipeline = pipeline_with("StableDiffusionPipeline", their_unet, **parts)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    embeds = pipeline.prepare_ip_adapter_image_embeds([picture], None, torch.device("cpu"), 1, True)
+    (wanted,) = their_unet.encoder_hid_proj(embeds)
+    bundle = replace(tiny_bundle(), controls=Controls({}, tower))
+    for mine, yours in zip(tokens_of(bundle, net, given(picture)), wanted.flatten(1, 2).flip(0).split(1), strict=True):
+        within(mine, yours)
 
 
 @torch.no_grad()

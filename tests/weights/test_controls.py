@@ -1,5 +1,6 @@
 """Files of controls: every spelling comes back bit for bit, and what does not fit is refused in words."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,23 @@ def test_folders_open(tmp_path: Path) -> None:
         config.write_text(text)
         with pytest.raises(UserError, match=told):
             fit(open_control(tmp_path), SMALL["SD15"])
+
+
+def test_shards_open_and_all_of_them_count(tmp_path: Path) -> None:
+    net = control(SMALL["SD15"])
+    whole = load_file(write(tmp_path / "whole.safetensors", net, "diffusers"))
+    names = sorted(whole)
+    halves = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    digests = []
+    for factor in (1.0, 2.0):
+        for file, rows in halves.items():
+            save_file({name: whole[name] * (factor if file[0] == "b" else 1.0) for name in rows}, tmp_path / file)
+        table = {name: file for file, rows in halves.items() for name in rows}
+        index = tmp_path / "diffusion_pytorch_model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": table}))
+        digests.append(open_control(tmp_path).digest)
+        assert same(build(fit(open_control(tmp_path), SMALL["SD15"])), net) == (factor == 1.0)
+    assert digests[0] != digests[1]
 
 
 def test_a_whole_checkpoint_beside_a_controlnet(tmp_path: Path) -> None:
@@ -390,4 +408,4 @@ def test_families_that_share_shapes() -> None:
     ]
     assert len(widths(SD15.unet)) == len(widths(SD21.unet)) == 16
     assert len(widths(SDXL)) == 70
-    assert control_files.TOWER.inner == 80
+    assert control_files.TOWER.hidden == 80

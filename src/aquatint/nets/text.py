@@ -52,12 +52,13 @@ class EncodedText(NamedTuple):
 
 
 class Feed(nn.Module):
-    """linear -> activation -> linear, position by position."""
+    """linear -> activation -> linear, position by position; `hidden` is the width between, if not factor * width."""
 
-    def __init__(self, width: int, inner: int, activation: str) -> None:
+    def __init__(self, width: int, factor: int, activation: str, hidden: int = 0) -> None:
         super().__init__()
-        self.enter = nn.Linear(width, inner)
-        self.leave = nn.Linear(inner, width)
+        hidden = hidden or factor * width
+        self.enter = nn.Linear(width, hidden)
+        self.leave = nn.Linear(hidden, width)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Float[Tensor, "b s w"]) -> Float[Tensor, "b s w"]:
@@ -68,12 +69,12 @@ class Feed(nn.Module):
 class Layer(nn.Module):
     """A pre-norm transformer layer: x + attention(norm(x)), then x + feed(norm(x))."""
 
-    def __init__(self, width: int, heads: int, inner: int, activation: str, *, causal: bool) -> None:
+    def __init__(self, width: int, heads: int, feed: int, activation: str, *, causal: bool, hidden: int = 0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
         self.among = Attention(width, heads=heads, bias=True, causal=causal)
         self.norm2 = nn.LayerNorm(width)
-        self.feed = Feed(width, inner, activation)
+        self.feed = Feed(width, feed, activation, hidden)
 
     def forward(self, x: Float[Tensor, "b s w"]) -> Float[Tensor, "b s w"]:
         """The same shape."""
@@ -90,8 +91,7 @@ class TextEncoder(nn.Module):
         self.words = nn.Embedding(config.vocabulary, config.width)
         self.places = nn.Embedding(config.positions, config.width)
         self.layers = nn.ModuleList(
-            Layer(config.width, config.heads, config.feed * config.width, config.activation, causal=True)
-            for _ in range(config.layers)
+            Layer(config.width, config.heads, config.feed, config.activation, causal=True) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.width)
         self.project = nn.Linear(config.width, config.projection, bias=False) if config.projection else None
@@ -141,11 +141,6 @@ class ImageConfig:
         """Patches along one side of a picture."""
         return self.size // self.patch
 
-    @property
-    def inner(self) -> int:
-        """Width inside the feed-forwards."""
-        return self.hidden or self.feed * self.width
-
 
 class ImageTower(nn.Module):
     """Pictures -> one vector each, to be aligned with their captions' vectors."""
@@ -158,7 +153,7 @@ class ImageTower(nn.Module):
         self.places = nn.Embedding(config.side**2 + 1, config.width)
         self.norm1 = nn.LayerNorm(config.width)
         self.layers = nn.ModuleList(
-            Layer(config.width, config.heads, config.inner, config.activation, causal=False)
+            Layer(config.width, config.heads, config.feed, config.activation, causal=False, hidden=config.hidden)
             for _ in range(config.layers)
         )
         self.norm2 = nn.LayerNorm(config.width)

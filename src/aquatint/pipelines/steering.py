@@ -24,6 +24,7 @@ from aquatint.nets.unet import UNet
 from aquatint.pipelines.control import Control
 from aquatint.pipelines.edit import Canvas, fitted
 from aquatint.pipelines.encode import Told
+from aquatint.pipelines.given import Given
 from aquatint.pipelines.preprocess import clip_pixels, hint
 from aquatint.pipelines.record import File
 from aquatint.weights.controls import ControlFile, build, fit, open_control
@@ -219,7 +220,7 @@ def _ready(bundle: "Bundle", request: "Resolved", canvas: Canvas | None, wish: C
     """What the net makes of the control's picture."""
     net = loaded.net
     if isinstance(net, PicturePrompt):
-        return _Ready(wish, loaded, tokens=_tokens(bundle, net, wish))
+        return _Ready(wish, loaded, tokens=tokens_of(bundle, net, wish.image))
 
     def sized(picture: Image.Image) -> Image.Image:
         if canvas is not None and canvas.whole is not None and picture.size == canvas.whole.size:
@@ -242,11 +243,11 @@ def grey(made: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
     return (made * made.new_tensor((0.299, 0.587, 0.114)).reshape(1, 3, 1, 1)).sum(dim=1, keepdim=True)
 
 
-def _tokens(bundle: "Bundle", net: PicturePrompt, wish: Control) -> tuple[Tensor, Tensor]:
+def tokens_of(bundle: "Bundle", net: PicturePrompt, image: Given) -> tuple[Tensor, Tensor]:
     """A picture's tokens, and those that stand for none: of a vector of zeros, or of a picture of zeros (plus)."""
     tower = bundle.controls.tower
     assert tower is not None, "checked before"
-    pixels = clip_pixels(wish.image.pixels, tower.config.size).to(tower.patches.weight)
+    pixels = clip_pixels(image.pixels, tower.config.size).to(tower.patches.weight)
     if net.config.plus:
         return net(tower.states(pixels)[-2]).float(), net(tower.states(torch.zeros_like(pixels))[-2]).float()
     seen = tower(pixels)

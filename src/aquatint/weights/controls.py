@@ -4,6 +4,7 @@ A file is told by the names and shapes in it. `open_control` reads its head; `fi
 family, strictly, before any weight is read; `build` makes the net.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,7 +64,7 @@ class ControlFile:
     @property
     def digest(self) -> str:
         """sha256 of the file (of a folder: of its weights)."""
-        return self.held.files[0].sha256()
+        return digest_of(self.held)
 
     @property
     def made_for(self) -> str:
@@ -159,6 +160,12 @@ def taken(held: store.Held, pair: Pair, dtype: torch.dtype, name: str) -> dict[s
         if not finite(made[ours]):
             raise UserError(f'"{name}": tensor {pair.theirs} has values too large for {dtype}.', "", "Use float32.")
     return made
+
+
+def digest_of(held: store.Held) -> str:
+    """sha256 of a file; of weights in several files, of their sums one after the other."""
+    sums = [file.sha256() for file in held.files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def bounded(what: str, value: int, high: int = 16_384) -> int:

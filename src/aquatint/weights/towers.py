@@ -18,7 +18,7 @@ from aquatint.base.errors import UserError, unknown
 from aquatint.nets.text import ACTIVATIONS, ImageConfig, ImageTower
 from aquatint.weights import control_names, store
 from aquatint.weights.control_names import VISION, count
-from aquatint.weights.controls import bounded, taken
+from aquatint.weights.controls import bounded, digest_of, taken
 from aquatint.weights.header import FLOATS
 from aquatint.weights.keymap import hollow, pairs
 
@@ -48,7 +48,7 @@ class TowerFile:
     @property
     def digest(self) -> str:
         """sha256 of the file (of a folder: of its weights)."""
-        return self.held.files[0].sha256()
+        return digest_of(self.held)
 
 
 def open_tower(path: str | Path) -> TowerFile:
