@@ -55,8 +55,7 @@ def run(root: Path, goods: Goods, cases: list[dict[str, Any]], poison: bool = Fa
         capture_output=True, text=True, cwd=root,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    results: list[dict[str, Any]] = json.loads((root / "results.json").read_text())
-    return results
+    return [json.loads(line) for line in (root / "results.json").read_text().splitlines()]
 
 
 def made(root: Path, cases: list[Case]) -> list[dict[str, Any]]:
