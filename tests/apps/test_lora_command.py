@@ -143,3 +143,12 @@ def test_merging_and_extracting(capfd: pytest.CaptureFixture[str], home: Path) -
     assert run(capfd, "merge", "other", "--model", model)[0] == 2
     assert run(capfd, "extract", model, model, "none.safetensors")[0] == 2
     assert not Path("none.safetensors").exists()
+
+
+def test_links_that_lead_out_of_the_folder_are_not_followed(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "outside.safetensors").write_bytes(b"x")
+    (tmp_path / "folder/inside.safetensors").symlink_to(tmp_path / "outside.safetensors")
+    code, out, _ = run(capfd, "loras", tmp_path / "folder")
+    assert code == 0
+    assert "leads out of its folder" in out

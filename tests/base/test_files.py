@@ -233,3 +233,16 @@ def test_a_folder_below_a_file_is_told_as_such(tmp_path: Path) -> None:
         pass
     with pytest.raises(UserError, match="file, not a folder"), files.building(tmp_path / "file" / "a" / "model"):
         pass
+
+
+def test_a_loop_of_links_is_a_users_error(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+
+    def found() -> None:
+        with files.telling(tmp_path / "a", "read"):
+            (tmp_path / "a").resolve()
+            raise OSError(errno.ELOOP, "as Python 3.13 finds when it is opened")
+
+    with pytest.raises(UserError, match="loop"):
+        found()

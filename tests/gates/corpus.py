@@ -162,7 +162,7 @@ METADATA: dict[str, Any] = {
     "a list": [], "a text": "x", "a number": {"a": 5}, "null": {"a": None}, "a list in it": {"a": ["b"]},
     "an object in it": {"a": {"b": "c"}}, "half a surrogate": {"a": "\ud800"}, "true": True,
     "not described": {"aquatint": "{"}, "described as nothing": {"aquatint": "{}"},
-    "described in depth": {"aquatint": "[" * 100_000}, "described at length": {"aquatint": "[" + "[]," * 1_000_000},
+    "described in depth": {"aquatint": "[" * 100_000}, "described at length": {"aquatint": "[" + "[]," * 150_000},
 }  # fmt: skip
 NAMES = [
     "../../../etc/passwd", "/etc/passwd", "C:\\windows\\system.ini", "a\u0000b", "__class__",
@@ -337,7 +337,7 @@ def folder_cases(goods: Goods) -> Iterator[Case]:
 
         return make
 
-    for case, config in CONFIGS.items():
+    for case, config in (CONFIGS | DEEP).items():
         old = json.loads((goods.folder / "unet/config.json").read_text())
         text = config if isinstance(config, str) else json.dumps(old | config)
         yield Case(f"unet/config.json: {case}", with_file("unet/config.json", text))
@@ -362,6 +362,16 @@ def folder_cases(goods: Goods) -> Iterator[Case]:
         yield Case(f"lora_alpha {value[:9]}", adapter(goods, f'{{"lora_alpha": {value}, "r": 2}}'))
 
 
+DEEP: dict[str, Any] = {
+    "as deep as may be": {"transformer_layers_per_block": [14, 14, 14, 2], "layers_per_block": 3},
+    "deeper": {"transformer_layers_per_block": [40, 40, 40, 40], "layers_per_block": 4},
+    "as many blocks as may be": {"layers_per_block": 10, "transformer_layers_per_block": [4, 4, 4, 8]},
+    "as wide as may be": {
+        "block_out_channels": [16_384] * 4,
+        "attention_head_dim": 8,
+        "transformer_layers_per_block": 9,
+    },
+}
 TEXTS = {
     "nested": "[" * 100_000, "lists": "[" + "[]," * 1_300_000 + "[]]", "not JSON": "{", "too long": " " * (5 * 2**20),
     "twice": '{"a": 1, "a": 2}', "a number": "5", "a list": "[]", "infinite": '{"a": Infinity}',
@@ -455,7 +465,7 @@ def adapter_cases(goods: Goods) -> Iterator[Case]:
         yield Case(f"lora, {name}", with_rows(mixed))
     for name, text in TEXTS.items():
         yield Case(f"lora settings: {name}", with_rows(goods.layers, {"lora_adapter_metadata": text[:4_000_000]}))
-        tags = {"ss_tag_frequency": text[:4_000_000], "modelspec.trigger_phrase": ""}
+        tags = {"ss_tag_frequency": text[:500_000], "modelspec.trigger_phrase": ""}
         yield Case(f"lora tags: {name}", with_rows(goods.layers, tags), opens=("lora",))
     for name, tensor in {
         "1,001 vectors": torch.zeros(1_001, 24), "no vectors": torch.zeros(0, 24), "no width": torch.zeros(2, 0),

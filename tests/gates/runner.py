@@ -236,7 +236,8 @@ def clean(out: Path) -> None:
 def main() -> None:
     """`runner.py PLAN RESULTS`: run the plan's cases, each through its entries."""
     plan = json.loads(Path(sys.argv[1]).read_text())
-    root, tiny, results = Path(plan["root"]), Path(plan["tiny"]), []
+    root, tiny = Path(plan["root"]), Path(plan["tiny"])
+    results = open(sys.argv[2], "w", encoding="utf-8")  # noqa: SIM115  one line a run, also of a run that is cut off
     out = root / "scratch/out"
     clean(out)
     (out.parent / "outside").write_text("secret")
@@ -263,10 +264,10 @@ def main() -> None:
         gc.collect()
         for name in case["entries"]:
             row = one(every[name], path, watch, out, path if path.is_dir() else path.parent, tiny)
-            results.append({"case": case["name"], "entry": name, **row})
+            print(json.dumps({"case": case["name"], "entry": name, **row}), file=results, flush=True)
         if document:
             Path(document).write_bytes(before)
-    Path(sys.argv[2]).write_text(json.dumps(results))
+    results.close()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ takes all. Each gate is turned on what it must notice, too.
 """
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.gates.corpus import KINDS, Case, Goods, corpus, pickle_cases
+import torch
+from tests.gates.corpus import KINDS, Case, Goods, corpus
 from tests.weights.test_bad_input import HOSTILE as SOME
 
 RUNNER = Path(__file__).with_name("runner.py")
@@ -55,8 +57,7 @@ def run(root: Path, goods: Goods, cases: list[dict[str, Any]], poison: bool = Fa
         capture_output=True, text=True, cwd=root,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    results: list[dict[str, Any]] = json.loads((root / "results.json").read_text())
-    return results
+    return [json.loads(line) for line in (root / "results.json").read_text().splitlines()]
 
 
 def made(root: Path, cases: list[Case]) -> list[dict[str, Any]]:
@@ -195,17 +196,24 @@ def test_every_text_is_inert(root: Path, goods: Goods) -> None:
     inert(root, goods, "S4", list(inert_cases(goods)))
 
 
+class Bomb:
+    """An object whose unpickling runs a command."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("true",)
+
+
 def test_the_gates_notice(root: Path, goods: Goods) -> None:
     """The inverse control: what runs, opens, writes, imports, takes long or much, or fails otherwise is told."""
     names = ["os.system", "torch.load", "pickle.loads", "slow", "greedy", "outside", "writing", "fault", "importing"]
     (root / "canary").mkdir()
-    path = Case("canary", {case.name: case.make for case in pickle_cases(goods)}["os.system beside weights"])
-    home = path.make(root / "canary")
+    home = root / "canary/x.pt"
+    torch.save({"bomb": Bomb()}, home)
     results = run(root, goods, [{"name": "canary", "path": str(home), "entries": names}])
     told = {row["entry"]: wrong(row, None) for row in results}
     assert all(told.values()), told
     assert "os.system" in told["os.system"]
-    assert "pickle.find_class" in told["torch.load"]
+    assert "os.system" in told["torch.load"]
     assert "os.system" in told["pickle.loads"]
     assert "MiB" in told["greedy"]
     assert "outside" in told["outside"]

@@ -187,3 +187,11 @@ def test_every_dtype_that_is_read_has_the_size_that_torch_gives_it() -> None:
         data = file_of(head, 3 * dtype.itemsize)
         assert official(data), name
         assert not ours(data)
+
+
+def test_an_endless_name_is_refused_in_few_words() -> None:
+    row = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    assert header.parse(json.dumps({"n" * 1_000: row}).encode(), 0).entries
+    with pytest.raises(Malformed, match="at most 1,000") as caught:
+        header.parse(json.dumps({"n" * 1_000_000: row}).encode(), 0)
+    assert len(str(caught.value)) < 100

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union
 from aquatint.base.errors import UserError
 
 T = TypeVar("T")
+MOST_OPENINGS = 200_000  # lists and objects of one JSON text; CLIP's tokenizer.json has 49,000
 
 
 def to_data(config: Any) -> Any:
@@ -52,8 +53,16 @@ def from_json(kind: type[T], text: str) -> T:
     return from_data(kind, parse(text))
 
 
-def parse(text: str) -> Any:
-    """A JSON text as plain data, with what Python's parser lets pass refused: repeated keys, NaN, endless nesting."""
+def parse(text: str, *, most: int = 500_000) -> Any:
+    """A JSON text as plain data, with what Python's parser lets pass refused: repeated keys, NaN, endless nesting.
+
+    most   how many commas it may hold; as a value takes up to 150 bytes, memory is bounded before anything is built
+    """
+    if text.count("[") + text.count("{") > MOST_OPENINGS or text.count(",") > most:
+        raise UserError(
+            f"This JSON holds {text.count(','):,} commas and {text.count('[') + text.count('{'):,} lists and objects.",
+            f"At most {most:,} and {MOST_OPENINGS:,}.",
+        )
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
     except RecursionError:

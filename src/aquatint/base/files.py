@@ -266,6 +266,10 @@ def telling(path: str | Path, verb: str) -> Iterator[None]:
     except OSError as error:
         reason, remedy = _REASONS.get(error.errno or 0, (error.strerror or str(error), ""))
         raise UserError(f'"{path}" cannot be {verb}.', f"{reason}.", remedy) from error
+    except RuntimeError as error:
+        if "Symlink loop" not in str(error):  # which Path.resolve raises before Python 3.13
+            raise
+        raise UserError(f'"{path}" cannot be {verb}.', *_REASONS[errno.ELOOP]) from None
     except ValueError as error:
         if "null byte" not in str(error) and "null character" not in str(error):
             raise

@@ -19,6 +19,7 @@ from aquatint.base import config, images
 from aquatint.base.errors import UserError
 
 LARGEST = 32 * 2**20  # bytes of JSON
+MOST_NUMBERS = 1_400_000  # a thousand vectors of 1,280 numbers, and what stands round them
 KEY = "sd-ti-embedding"
 _TAKES = "The picture of a textual inversion, as it was saved: neither resized nor converted."
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
@@ -41,7 +42,7 @@ def read(data: bytes, source: str) -> tuple[str, Tensor]:
     else:
         packed = _unpacked(np.asarray(images.rgb(image)), source)
     try:
-        told = config.parse(packed.decode("utf-8"))
+        told = config.parse(packed.decode("utf-8"), most=MOST_NUMBERS)
     except UnicodeDecodeError:
         raise UserError(f'"{source}": what it carries is not text.', _TAKES) from None
     table = told.get("string_to_param") if isinstance(told, dict) else None

@@ -2,7 +2,8 @@
 
 Layout: 8 bytes, little-endian, the length n of the head; n bytes of JSON, {name: {dtype, shape, data_offsets}} and
 perhaps `__metadata__`, texts only; then the tensors' bytes without a gap. What the official library refuses is refused
-here too (tests run both on the same damaged heads); doubled names, unknown fields and absurd sizes are refused besides.
+here too (tests run both on the same damaged heads); doubled and endless names, unknown fields and absurd sizes are
+refused besides.
 """
 
 import json
@@ -14,6 +15,7 @@ import torch
 LONGEST = 8 * 2**20  # bytes of JSON; Stable Diffusion XL has 2,500 tensors and needs 0.4 million
 RANK = 8
 COUNT = 20_000
+LONGEST_NAME = 1_000  # letters; a name stands in messages
 SIGNS = ((b"[{", 200_000), (b",", 500_000))  # as many as a head may hold; parsing millions of them takes seconds
 DTYPES: dict[str, torch.dtype] = {  # in the order in which a file keeps them: widest first, so that all are aligned
     "U64": torch.uint64,
@@ -115,6 +117,9 @@ def parse(head: bytes, room: int) -> Header:
     metadata = _metadata(data.pop("__metadata__", None))
     if len(data) > COUNT:
         raise Malformed(f"it lists {len(data):,} tensors, and at most {COUNT:,} are read")
+    longest = max(map(len, data), default=0)
+    if longest > LONGEST_NAME:
+        raise Malformed(f"a tensor's name has {longest:,} letters, and at most {LONGEST_NAME:,} are read")
     entries = {_text(name): _entry(name, fields) for name, fields in data.items()}
     _without_gaps(entries, room)
     return Header(entries, metadata, 8 + len(head))

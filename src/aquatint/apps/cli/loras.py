@@ -1,5 +1,6 @@
 """`aquatint loras`, `merge`, `extract`: adapters looked at, added to a model for good, and taken out of one."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,19 +27,25 @@ def loras(
 
     if not folder.expanduser().is_dir():
         raise UserError(f'"{folder}" is no folder.', "A folder of LoRAs.", "Check the path.")
-    rows = [row(path) for paths in listed(folder.expanduser(), ENDINGS).values() for path in paths]
+    folder = folder.expanduser()
+    rows = [row(path, folder) for paths in listed(folder, ENDINGS).values() for path in paths]
     if not rows:
         print("[]" if json else "There are none.")
         return
     table(rows, json)
 
 
-def row(path: Path) -> dict[str, Any]:
-    """One file in short: an adapter, an embedding, or why it is neither."""
+def row(path: Path, folder: Path) -> dict[str, Any]:
+    """One file of a folder in short: an adapter, an embedding, or why it is neither; a link out is not followed."""
+    from aquatint.weights import store
     from aquatint.weights.embeddings import open_embedding
     from aquatint.weights.loras import open_lora
 
     facts: dict[str, Any] = {"name": path.stem, "kind": "", "made_for": "", "rank": "", "words": "", "sha256": ""}
+    try:
+        store.inside(folder, os.path.relpath(path, folder))
+    except UserError:
+        return facts | {"kind": "unread", "made_for": "It leads out of its folder."}
     try:
         file = open_lora(path)
         ranks = " ".join(map(str, file.ranks[:3]))
