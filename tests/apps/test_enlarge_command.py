@@ -145,6 +145,18 @@ class TestUpscale:
         assert code == 0
         assert Image.open("t.jpg").size == (120, 72)
 
+    def test_what_a_net_makes_is_bounded_and_finite(self, capfd: pytest.CaptureFixture[str]) -> None:
+        Image.new("RGB", (5000, 900)).save("wide.png")
+        state = new_layout(blocks=1)
+        torch.save(state, "sharp.pth")
+        code, _, err = run(capfd, "upscale", "wide.png", "--upscaler", "sharp.pth", "--scale", 1.1)
+        assert code == 2
+        assert "20000 x 3600" in err
+        torch.save({name: tensor * 1e30 for name, tensor in state.items()}, "loud.pth")
+        code, _, err = run(capfd, "upscale", "photo.png", "--upscaler", "loud.pth")
+        assert code == 2
+        assert "not finite" in err
+
     @pytest.mark.parametrize(
         ("options", "told"),
         [

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aquatint.base import images
+from aquatint.base.errors import UserError
 from aquatint.nets.upscaler import Upscaler
 
 WAYS: dict[str, tuple[str, bool]] = {  # F.interpolate's mode, and whether it is smoothed first
@@ -52,7 +53,8 @@ def picture_to(
 ) -> Image.Image:
     """A picture at another size in pixels: by a filter in FILTERS, or by a net, and Lanczos for what it leaves.
 
-    A net is asked again, up to three times, while the picture is smaller than it shall be, as A1111 does.
+    A net is asked again, up to three times, while the picture is smaller than it shall be, as A1111 does. UserError
+    where it gives what are no finite numbers, or would make more pixels on the way than base.images takes.
     """
     if picture.size == (width, height):
         return picture
@@ -66,7 +68,19 @@ def picture_to(
     for _ in range(MOST_TURNS):
         if way.scale == 1 or (picture.width >= width and picture.height >= height):
             break
-        (picture,) = images.to_pictures(way(images.to_tensor(picture), tile, around))
+        wide, high = picture.width * way.scale, picture.height * way.scale
+        if wide * high > images.LARGEST_AREA:
+            raise UserError(
+                f'"{way.name}" would make {wide} x {high} pixels on the way.',
+                f"At most {images.LARGEST_AREA:,} in all.",
+                "Take lanczos, or a smaller picture.",
+            )
+        x = way(images.to_tensor(picture), tile, around)
+        if not bool(torch.isfinite(x).all()):
+            raise UserError(
+                f'"{way.name}" gave values that are not finite numbers.', "Sound weights.", "Try --dtype float32."
+            )
+        (picture,) = images.to_pictures(x)
     return picture_to(picture, width, height, "lanczos", around)
 
 
