@@ -69,7 +69,7 @@ def read_a1111(text: str) -> Reading:
     if "Schedule type" not in settings and request.grid is None and request.sampler not in _TIMED:
         request = replace(request, grid="linspace")  # before 1.9 a sampler's name said its grid, or it was this one
     (request,) = replayed(_with_options(request, settings, notes), "a1111")
-    for key in READ & settings.keys():
+    for key in [key for key in settings if key in READ]:
         if key == "Sampler":
             note_sampler(notes, key, name, request)
         elif key not in ("Options", "Grammar", "Loras", "Stream", "Safety"):

@@ -25,7 +25,7 @@ from aquatint.pipelines.edit import Canvas, canvas
 from aquatint.pipelines.encode import tell
 from aquatint.pipelines.picture import Picture, Progress
 from aquatint.pipelines.prompt import parse
-from aquatint.pipelines.record import File, record_of
+from aquatint.pipelines.record import File, Model, record_of
 from aquatint.pipelines.request import Request, Resolved
 from aquatint.pipelines.safety import check_safety, judged
 from aquatint.pipelines.stream import Stream
@@ -42,6 +42,7 @@ class _Plan:
     schedule: NoiseSchedule
     levels: list[Level]
     canvas: Canvas | None
+    model: Model
     files: tuple[File, ...] = ()
 
 
@@ -91,7 +92,7 @@ def generate(bundle: Bundle, request: Request) -> Course:
     over = canvas(resolved.edit, resolved.width, resolved.height) if resolved.edit else None
     on = adapted(bundle, wanted(bundle, resolved))
     added = (*on.files, *embeddings_of(bundle, resolved), *check_safety(bundle, resolved))
-    plan = _Plan(on.bundle, resolved, schedule, levels, over, added)
+    plan = _Plan(on.bundle, resolved, schedule, levels, over, on.bundle.model, added)
     return _pinned(bundle, _pictures(plan))
 
 
@@ -131,7 +132,7 @@ def _picture(plan: _Plan, pair: Pair, known: _Known | None, progress: Progress, 
     image = plan.canvas.finished(image) if plan.canvas else image
     image, flagged = judged(bundle, request.alone(progress.seed), image)
     seconds["decode"] = time.perf_counter() - began
-    record = record_of(replace(request, seeds=(progress.seed,)), bundle.model, bundle.key, plan.files)
+    record = record_of(replace(request, seeds=(progress.seed,)), plan.model, bundle.key, plan.files)
     yield replace(progress, picture=Picture(image, record, seconds, flagged))
 
 
