@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from aquatint.pipelines.request import Request
 
 
+FURTHER = ("hires", "variation", "guiding")  # fields of requests that a picture can be painted without
+
+
 def started(reading: "Reading", image: Path | None, mask: Path | None, anyway: bool) -> "Request":
     """The request with the picture that it was painted over; UserError if that is not given, but for --anyway."""
     start, request = reading.start, reading.request
@@ -56,7 +59,27 @@ def settled(reading: "Reading", bundle: "Bundle", request: "Request") -> "tuple[
     if reading.start is not None and request.edit is None:
         notes.ignore("image", reading.start.name, "it was painted over a picture; this is painted from noise")
     _model(reading, bundle, notes)
-    return _loras(reading, bundle, request, notes), notes.account()
+    request = _possible(bundle, _loras(reading, bundle, request, notes), notes)
+    return request, notes.account()
+
+
+def _possible(bundle: "Bundle", request: "Request", notes: "Notes") -> "Request":
+    """The request without the further work for which something is missing here, as an upscaler's file."""
+    from aquatint.pipelines.foreign import Said
+    from aquatint.pipelines.generate import generate
+
+    for field in FURTHER:
+        if getattr(request, field, None) is None:
+            continue
+        try:
+            generate(bundle, request).close()  # refuses before the first step
+            return request
+        except UserError as error:
+            lost = [said for said in notes.honoured if said.name.casefold().startswith(field)]
+            notes.honoured = [said for said in notes.honoured if said not in lost]
+            notes.ignored += [Said(said.name, said.value, error.got) for said in lost]
+            request = replace(request, **{field: None})
+    return request
 
 
 def _model(reading: "Reading", bundle: "Bundle", notes: "Notes") -> None:
