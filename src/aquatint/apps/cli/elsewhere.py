@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aquatint.base.errors import UserError
 
@@ -78,7 +78,8 @@ def _possible(bundle: "Bundle", request: "Request", notes: "Notes") -> "Request"
             lost = [said for said in notes.honoured if said.name.casefold().startswith(field)]
             notes.honoured = [said for said in notes.honoured if said not in lost]
             notes.ignored += [Said(said.name, said.value, error.got) for said in lost]
-            request = replace(request, **{field: None})
+            without: dict[str, Any] = {field: None}
+            request = replace(request, **without)
     return request
 
 
