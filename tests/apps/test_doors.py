@@ -122,6 +122,20 @@ def test_again_of_a1111_with_the_same_model(capfd: pytest.CaptureFixture[str], m
     assert "model hash" in {row["name"] for row in facts["account"]["changed"]}
 
 
+@pytest.mark.skipif(not hasattr(aquatint.Request("a"), "hires"), reason="there are no second passes")
+def test_again_of_a_second_pass(capfd: pytest.CaptureFixture[str], model: str) -> None:
+    text = A1111.replace("512x768", "64x64").replace("Steps: 30", "Steps: 2")
+    foreign("latent.png", parameters=text)
+    foreign("lost.png", parameters=text.replace("Hires upscaler: Latent", "Hires upscaler: R-ESRGAN 4x+"))
+    found = json.loads(run(capfd, "again", "latent.png", "--model", model, "--json")[1])
+    assert found["width"] == 128
+    assert "Hires upscale" in {row["name"] for row in found["account"]["honoured"]}
+    found = json.loads(run(capfd, "again", "lost.png", "--model", model, "--json")[1])
+    assert found["width"] == 64
+    assert "Hires upscale" in {row["name"] for row in found["account"]["ignored"]}
+    assert "Hires upscale" not in {row["name"] for row in found["account"]["honoured"]}
+
+
 def test_again_over_a_picture(capfd: pytest.CaptureFixture[str], model: str) -> None:
     Image.new("RGB", (64, 64), "blue").save("sea.png")
     text = "a red apple\nSteps: 4, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64, Denoising strength: 0.5"

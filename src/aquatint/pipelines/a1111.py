@@ -11,6 +11,7 @@ from aquatint.pipelines.infotext import READ, Infotext, parse_infotext, request_
 from aquatint.pipelines.profiles import replayed
 from aquatint.pipelines.request import Request
 
+MOST = 100  # keys that are tried one by one
 _MODEL = (
     "Model",
     "Model hash",
@@ -62,19 +63,21 @@ def read_a1111(text: str) -> Reading:
     if kind not in ("", "Automatic") and grid_named(kind) is None:
         notes.change("Schedule type", settings.pop("Schedule type"), "there is none of that name; the usual is taken")
     settings.setdefault("Seed", "0")
-    request = request_from(Infotext(info.prompt, info.negative, settings))
+    read = Infotext(info.prompt, info.negative, settings)
+    request = request_from(read)
+    used = _used(read, request)
     if "Schedule type" not in settings and request.grid is None and request.sampler not in _TIMED:
         request = replace(request, grid="linspace")  # before 1.9 a sampler's name said its grid, or it was this one
     (request,) = replayed(_with_options(request, settings, notes), "a1111")
-    for key in READ & settings.keys():
+    for key in [key for key in settings if key in READ]:
         if key == "Sampler":
             note_sampler(notes, key, name, request)
         elif key not in ("Options", "Grammar", "Loras", "Stream", "Safety"):
             notes.honour(key, settings[key])
     if "RNG" not in settings:
         notes.honour("RNG", "GPU")
-    start, request = _start(settings, request, notes)
-    _leave(settings, notes)
+    start = _start(settings, request, used, notes)
+    _leave(settings, used, notes)
     return Reading(
         program="AUTOMATIC1111",
         profile="a1111",
@@ -92,24 +95,34 @@ _TIMED = ("ddim", "plms", "unipc")
 
 def _own(info: Infotext) -> Reading:
     """An infotext of ours whose record was lost: everything is read, but for what an edit began from."""
-    request, notes = request_from(info), Notes()
-    for key, value in info.settings.items():
-        if key in READ:
+    request, notes, settings = request_from(info), Notes(), info.settings
+    used = _used(info, request)
+    start = None
+    if "Denoising strength" in settings and "Denoising strength" not in used:
+        start = _edit(settings, _number(settings["Denoising strength"]))
+    for key, value in settings.items():
+        if key in READ or key in used or (start is not None and key in _EDIT):
             notes.honour(key, value)
-    start, request = _own_start(info, request, notes)
-    for key, value in info.settings.items():
-        if key not in READ and key not in _MODEL and key not in _EDIT:
+        elif key not in _MODEL and key not in _EDIT:
             notes.ignore(key, value, "this version does not know it")
-    model, hashed = info.settings.get("Model", ""), _hash(info.settings.get("Model hash", ""))
-    loras = _loras(info.settings.get("Lora hashes", ""))
+    model, hashed = settings.get("Model", ""), _hash(settings.get("Model hash", ""))
+    loras = _loras(settings.get("Lora hashes", ""))
     return Reading("aquatint", "aquatint", request, notes.account(), model, hashed, start, loras)
 
 
-def _own_start(info: Infotext, request: Request, notes: Notes) -> tuple[Start | None, Request]:
-    if "Denoising strength" not in info.settings:
-        return None, request
-    notes.honour("Denoising strength", info.settings["Denoising strength"])
-    return _edit(info.settings, _number(info.settings["Denoising strength"])), request
+def _used(info: Infotext, request: Request) -> set[str]:
+    """The keys without which it would be another request, and those that belong to them; of the first MOST keys."""
+    found = set()
+    for key in [key for key in info.settings if key not in READ and key not in _MODEL][:MOST]:
+        others = {name: value for name, value in info.settings.items() if name != key}
+        try:
+            same = request_from(Infotext(info.prompt, info.negative, others)) == request
+        except UserError:
+            same = False
+        if not same:
+            found.add(key)
+    groups = [start for start in _WHY if any(key.startswith(start) for key in found)]
+    return found | {key for key in info.settings if any(key.startswith(start) for start in groups)}
 
 
 def _with_options(request: Request, settings: dict[str, str], notes: Notes) -> Request:
@@ -128,18 +141,20 @@ def _with_options(request: Request, settings: dict[str, str], notes: Notes) -> R
     return replace(request, options=tuple(options.items()))
 
 
-def _start(settings: dict[str, str], request: Request, notes: Notes) -> tuple[Start | None, Request]:
+def _start(settings: dict[str, str], request: Request, used: set[str], notes: Notes) -> Start | None:
     """The picture that was painted over. A strength that stands beside "Hires" is that of the second pass."""
     if "Denoising strength" not in settings:
-        return None, request
+        return None
+    value = settings["Denoising strength"]
     if any(key.startswith("Hires") for key in settings):
-        notes.ignore("Denoising strength", settings["Denoising strength"], "it belongs to the second pass")
-        return None, request
+        if "Denoising strength" not in used:
+            notes.ignore("Denoising strength", value, "it belongs to the second pass")
+        return None
     steps = request.steps or 20
-    made = int(min(_number(settings["Denoising strength"]), 0.999) * steps) + 1
-    notes.honour("Denoising strength", settings["Denoising strength"])
+    made = int(min(_number(value), 0.999) * steps) + 1
+    notes.honour("Denoising strength", value)
     notes.change("Init image", "", "its latents were drawn at random; here they are the mean")
-    return _edit(settings, min(1.0, made / steps + 1e-9)), request
+    return _edit(settings, min(1.0, made / steps + 1e-9))
 
 
 def _edit(settings: dict[str, str], strength: float) -> Start:
@@ -155,12 +170,14 @@ def _edit(settings: dict[str, str], strength: float) -> Start:
     )
 
 
-def _leave(settings: dict[str, str], notes: Notes) -> None:
+def _leave(settings: dict[str, str], used: set[str], notes: Notes) -> None:
     """What is left out, and why."""
     for key, value in settings.items():
-        if key in READ or key in _MODEL or key in _EDIT or key in _SIGMA:
+        if key in used:
+            notes.honour(key, value)
+        elif key in READ or key in _MODEL or key in _EDIT or key in _SIGMA:
             continue
-        if key == "Emphasis" and value == "Original":
+        elif key == "Emphasis" and value == "Original":
             notes.honour(key, value)
         elif key == "Emphasis":
             notes.change(key, value, "words are weighed as Original does it")

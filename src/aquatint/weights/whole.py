@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path
 
 from aquatint.base import files
+from aquatint.base.errors import UserError
 
 
 class Whole:
@@ -18,5 +19,8 @@ class Whole:
 
     @cached_property
     def sha256(self) -> str:
-        """In hexadecimal; UserError if the file is no longer there."""
-        return files.measure(self.path)[1]
+        """In hexadecimal; "" if the file can no longer be read: a painted picture is not lost for that."""
+        try:
+            return files.measure(self.path)[1]
+        except UserError:
+            return ""

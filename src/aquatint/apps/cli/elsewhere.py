@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aquatint.base.errors import UserError
 
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from aquatint.pipelines.bundle import Bundle
     from aquatint.pipelines.foreign import Account, Notes, Reading
     from aquatint.pipelines.request import Request
+
+
+FURTHER = ("hires", "variation", "guiding")  # fields of requests that a picture can be painted without
 
 
 def started(reading: "Reading", image: Path | None, mask: Path | None, anyway: bool) -> "Request":
@@ -56,7 +59,28 @@ def settled(reading: "Reading", bundle: "Bundle", request: "Request") -> "tuple[
     if reading.start is not None and request.edit is None:
         notes.ignore("image", reading.start.name, "it was painted over a picture; this is painted from noise")
     _model(reading, bundle, notes)
-    return _loras(reading, bundle, request, notes), notes.account()
+    request = _possible(bundle, _loras(reading, bundle, request, notes), notes)
+    return request, notes.account()
+
+
+def _possible(bundle: "Bundle", request: "Request", notes: "Notes") -> "Request":
+    """The request without the further work for which something is missing here, as an upscaler's file."""
+    from aquatint.pipelines.foreign import Said
+    from aquatint.pipelines.generate import generate
+
+    for field in FURTHER:
+        if getattr(request, field, None) is None:
+            continue
+        try:
+            generate(bundle, request).close()  # refuses before the first step
+            return request
+        except UserError as error:
+            lost = [said for said in notes.honoured if said.name.casefold().startswith(field)]
+            notes.honoured = [said for said in notes.honoured if said not in lost]
+            notes.ignored += [Said(said.name, said.value, error.got) for said in lost]
+            without: dict[str, Any] = {field: None}
+            request = replace(request, **without)
+    return request
 
 
 def _model(reading: "Reading", bundle: "Bundle", notes: "Notes") -> None:
