@@ -28,9 +28,11 @@ XL = UNetConfig(
     stages=(Stage(16, 1, depth=0), Stage(32, 2, depth=2), Stage(48, 3, depth=3)),
     middle=3, context=40, vector=56, linear=True, groups=8,
 )  # fmt: skip
+# All latents an eighth of the picture, as hints have it; nobody makes controls for the refiner.
 FAMILIES = {
-    **{name: row for name, row in SMALL.items() if name != "SD15_INPAINT"},
-    "XL": replace(SMALL["SD15"], unet=XL),
+    name: replace(row, autoencoder=SMALL["SD15"].autoencoder)
+    for name, row in {**SMALL, "XL": replace(SMALL["SD15"], unet=XL)}.items()
+    if name not in ("SD15_INPAINT", "SDXL_REFINER", "TINY_XL")
 }
 NETS: dict[str, Callable[[Family], nn.Module]] = {
     "controlnet": control,

@@ -6,6 +6,8 @@ from typing import Any
 
 from aquatint.base.errors import UserError
 
+LONGEST_NAME = 200  # letters
+
 
 def whole(name: str, value: Any, low: int, high: int) -> int:
     """The value as an int; UserError for what is no whole number from low to high."""
@@ -29,6 +31,16 @@ def number(name: str, value: Any, low: float, high: float) -> float:
     if not low <= found <= high:
         raise UserError(f"{name} = {shown(value)}.", f"A number from {low:g} to {high:g}.")
     return found + 0.0  # -0.0 and 0.0 are one value, and one picture
+
+
+def named(kind: str, name: Any, remedy: str) -> str:
+    """The name of a file on a shelf, without folder and ending; UserError for what could be a path, or nothing."""
+    fits = isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and name == name.strip()
+    if not fits or set(name) & set("/\\\0"):
+        raise UserError(
+            f"The {kind} is named {str(name)[:60]!r}.", "The name of a file without folder and ending.", remedy
+        )
+    return name
 
 
 def shown(value: Any) -> str:

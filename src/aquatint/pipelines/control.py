@@ -1,16 +1,15 @@
 """A control of a request: a picture that steers the painting, the file that reads it, and how much and when."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from aquatint.base.errors import UserError, unknown
+from aquatint.pipelines.checks import named, number
 from aquatint.pipelines.edit import Fit
 from aquatint.pipelines.given import Given
 from aquatint.pipelines.preprocess import PREPROCESSORS
 
 STRONGEST = 10.0
-LONGEST = 200  # letters of a name
 MOST = 16  # in one request
 FITS = ("crop", "stretch", "pad")
 
@@ -42,20 +41,9 @@ class Control:
     fit: Fit = "crop"
 
     def __post_init__(self) -> None:
-        name = self.name
-        if (
-            not isinstance(name, str)
-            or not 0 < len(name) <= LONGEST
-            or name != name.strip()
-            or set(name) & set("/\\\0")
-        ):
-            raise UserError(
-                f"The control is named {str(name)[:60]!r}.",
-                "The name of a file without folder and ending.",
-                "Open the file with load(controls=[...]) or --control, and name it here.",
-            )
+        name = named("control", self.name, "Open the file with load(controls=[...]) or --control, and name it here.")
         for field, low, high in (("weight", -STRONGEST, STRONGEST), ("start", 0.0, 1.0), ("end", 0.0, 1.0)):
-            object.__setattr__(self, field, _number(f'The {field} of "{name}"', getattr(self, field), low, high))
+            object.__setattr__(self, field, number(f'the {field} of "{name}"', getattr(self, field), low, high))
         if self.start >= self.end:
             raise UserError(
                 f'"{name}" acts from {self.start:g} to {self.end:g} of the steps.', "A start before the end."
@@ -91,10 +79,3 @@ def checked(controls: Any) -> tuple[Control, ...]:
     if odd := [control for control in controls if not isinstance(control, Control)]:
         raise UserError(f"controls holds {str(odd[0])[:60]!r}.", "Control.")
     return tuple(controls)
-
-
-def _number(what: str, value: Any, low: float, high: float) -> float:
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or not low <= value <= high:
-        raise UserError(f"{what} is {str(value)[:40]}.", f"A number from {low:g} to {high:g}.")
-    return float(value) + 0.0  # -0.0 and 0.0 are one value, and one picture

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aquatint.base import images
 from aquatint.base.errors import UserError
+from aquatint.pipelines.checks import number
 from aquatint.pipelines.given import Given
 
 Fill = Literal["original", "blur", "noise", "nothing"]
@@ -70,10 +71,10 @@ class Edit:
     outpaint: Outpaint | None = None
 
     def __post_init__(self) -> None:
-        _within("strength", 1.0 if self.strength is None else self.strength, 0.0, 1.0)
-        _within("blur", self.blur, 0.0, MOST_BLUR)
-        _within("grow", self.grow, -256, 256)
-        _within("padding", self.padding, 0, 1024)
+        number("strength", 1.0 if self.strength is None else self.strength, 0.0, 1.0)
+        number("blur", self.blur, 0.0, MOST_BLUR)
+        number("grow", self.grow, -256, 256)
+        number("padding", self.padding, 0, 1024)
         if self.strength == 0:
             raise UserError("strength = 0.", "More than 0, up to 1.", "At 0 nothing would change.")
         if self.mask is None and self.outpaint is None:
@@ -252,8 +253,3 @@ def _filled(picture: Image.Image, mask: Image.Image, fill: Fill) -> Image.Image:
             surroundings = near if radius == 256 else Image.composite(near, surroundings, strong)
         return Image.composite(surroundings, picture, mask)
     return picture
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise UserError(f"{name} = {value}.", f"A number from {low:g} to {high:g}.")

@@ -1,11 +1,11 @@
 """Guidance of a request beyond its scale, as values (docs/guidance.md)."""
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from aquatint.base.errors import UserError
+from aquatint.pipelines.checks import number
 
 MOST = 100.0  # of any scale
 _PLACE = re.compile(r"(?:middle|(?:descent|ascent)\.[0-9]{1,2}(?:\.cells\.[0-9]{1,2})?)")
@@ -163,10 +163,6 @@ def checked(guiding: Any) -> Guiding | None:
 def _hold(value: Any, place: str, **bounds: tuple[float, float]) -> None:
     """Numbers as floats within their bounds (None stays where it is the default); UserError with the field's name."""
     for name, (low, high) in bounds.items():
-        number = getattr(value, name)
-        if number is None and getattr(type(value), name) is None:
-            continue
-        fits = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
-        if not fits or not low <= number <= high:
-            raise UserError(f"{place}.{name} = {str(number)[:40]}.", f"A number from {low:g} to {high:g}.")
-        object.__setattr__(value, name, float(number) + 0.0)  # -0.0 and 0.0 are one value, and one picture
+        held = getattr(value, name)
+        if held is not None or getattr(type(value), name) is not None:
+            object.__setattr__(value, name, number(f"{place}.{name}", held, low, high))

@@ -9,7 +9,7 @@ from aquatint.diffusion.grids import options_of
 from aquatint.diffusion.names import grid_named, sampler_named
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.families import Family
-from aquatint.pipelines.checks import number, shown, whole
+from aquatint.pipelines.checks import named, number, shown, whole
 
 if TYPE_CHECKING:
     from aquatint.pipelines.request import Request, Resolved
@@ -18,7 +18,6 @@ LARGEST_SCALE = 16.0
 LARGEST_SIDE = 4_096  # pixels
 MOST_STEPS = 1_000
 MOST_GUIDANCE = 100.0
-LONGEST_NAME = 200  # letters
 
 # Ours, and what A1111 calls them.
 LATENT_NAMES = {
@@ -150,11 +149,7 @@ def _eights(side: int) -> int:
 
 def _upscaler(name: Any) -> str:
     """Our name for an upscaler of ours or A1111's; a file's name stays as it is."""
-    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or set(name) & set("/\\\0"):
-        raise UserError(
-            f"hires upscaler = {shown(name)}.",
-            f"One of {', '.join([*LATENT_NAMES, *PIXEL_NAMES])}, or the name of a file without folder and ending.",
-        )
+    named("upscaler", name, f"One of {', '.join([*LATENT_NAMES, *PIXEL_NAMES])}, or a file of load(upscalers=[...]).")
     ours = {theirs.casefold(): own for own, theirs in (LATENT_NAMES | PIXEL_NAMES).items()}
     return ours.get(name.casefold(), name)
 

@@ -4,16 +4,14 @@ bundle = load(model, safety="safety_checker")              # the user's file
 bundle.paint("a cat", safety="blur")                       # note | blur | refuse; "off" asks it nothing
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image, ImageFilter
-from torch import Tensor
 
-from aquatint.base import images, runtime
+from aquatint.base import runtime
 from aquatint.base.errors import UserError
+from aquatint.pipelines.preprocess import clip_pixels
 
 if TYPE_CHECKING:
     from aquatint.pipelines.bundle import Bundle
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
     from aquatint.pipelines.request import Request
 
 ACTIONS = ("off", "note", "blur", "refuse")
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures that CLIP was trained on, and their deviations
-DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Flagged(UserError):
@@ -56,22 +52,9 @@ def judged(bundle: "Bundle", request: "Request", image: Image.Image) -> tuple[Im
     if request.safety == "off" or bundle.safety is None:
         return image, None
     with runtime.exact(torch.device("cpu"), bundle.threads):
-        flagged = bool(bundle.safety.net(seen(image, bundle.safety.net.tower.config.size)).flagged[0])
+        flagged = bool(bundle.safety.net(clip_pixels(image, bundle.safety.net.tower.config.size)).flagged[0])
     if flagged and request.safety == "refuse":
         raise Flagged(request.seeds[0])
     if flagged and request.safety == "blur":
         image = image.filter(ImageFilter.GaussianBlur(max(image.size) / 16))
     return image, flagged
-
-
-def seen(image: Image.Image, size: int) -> Float[Tensor, "1 3 s s"]:
-    """A picture as CLIP's image tower takes it: its middle, `size` pixels a side, by its mean and deviation."""
-    picture = images.rgb(image)
-    short = min(picture.size)
-    width, height = (int(side * size / short) for side in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    picture = picture.crop((left, top, left + size, top + size))
-    values: Any = np.asarray(picture).astype(np.float32) / np.float32(255)
-    values = (values - np.asarray(MEAN, np.float32)) / np.asarray(DEVIATION, np.float32)
-    return torch.from_numpy(values).permute(2, 0, 1)[None].contiguous()

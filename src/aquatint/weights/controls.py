@@ -88,21 +88,24 @@ class Fitted(NamedTuple):
 
 def open_control(path: str | Path) -> ControlFile:
     """A control file or folder; UserError for what is none, which says what it is where that can be told."""
+    name, held, document = opened(path, "diffusion_pytorch_model", TAKES)
+    kind, dialect = _told(held.path, held.where)
+    return ControlFile(name, kind, dialect, held, document)
+
+
+def opened(path: str | Path, stem: str, takes: str) -> tuple[str, store.Held, Mapping[str, Any]]:
+    """A net's file, or folder with its weights (`stem`) and config.json: its name, what it holds, the document."""
     path = Path(path).expanduser()
     with files.telling(str(path)[:200], "read"):
         if not path.exists():
-            raise UserError(f'There is no file "{str(path)[:200]}".', TAKES, "Check the path.")
-    document: Mapping[str, Any] = {}
-    if path.is_dir():
-        opened, note = store.find(path, "", "diffusion_pytorch_model", None)
-        if not opened:
-            raise UserError(f'"{path}" is a folder without diffusion_pytorch_model.safetensors.', TAKES)
-        document = store.document(path, "config.json") or {}
-        held = store.hold(path, [("", file) for file in opened], notes=(note,) if note else ())
-    else:
-        held = store.single(path.resolve())
-    kind, dialect = _told(path, held.where)
-    return ControlFile(path.name if path.is_dir() else path.stem, kind, dialect, held, document)
+            raise UserError(f'There is no file "{str(path)[:200]}".', takes, "Check the path.")
+    if not path.is_dir():
+        return path.stem, store.single(path.resolve()), {}
+    found, note = store.find(path, "", stem, None)
+    if not found:
+        raise UserError(f'"{path}" is a folder without {stem}.safetensors.', takes)
+    held = store.hold(path, [("", file) for file in found], notes=(note,) if note else ())
+    return path.name, held, store.document(path, "config.json") or {}
 
 
 def fit(file: ControlFile, family: Family) -> Fitted:

@@ -13,12 +13,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from aquatint.base import files
 from aquatint.base.errors import UserError, unknown
 from aquatint.nets.text import ACTIVATIONS, ImageConfig, ImageTower
 from aquatint.weights import control_names, store
 from aquatint.weights.control_names import VISION, count
-from aquatint.weights.controls import bounded, digest_of, taken
+from aquatint.weights.controls import bounded, digest_of, opened, taken
 from aquatint.weights.header import FLOATS
 from aquatint.weights.keymap import hollow, pairs
 
@@ -53,28 +52,16 @@ class TowerFile:
 
 def open_tower(path: str | Path) -> TowerFile:
     """An image tower's file or folder; UserError for what is none."""
-    path = Path(path).expanduser()
-    with files.telling(str(path)[:200], "read"):
-        if not path.exists():
-            raise UserError(f'There is no file "{str(path)[:200]}".', TAKES, "Check the path.")
-    document: Mapping[str, Any] = {}
-    if path.is_dir():
-        opened, note = store.find(path, "", "model", None)
-        if not opened:
-            raise UserError(f'"{path}" is a folder without model.safetensors.', TAKES)
-        document = store.document(path, "config.json") or {}
-        held = store.hold(path, [("", file) for file in opened], notes=(note,) if note else ())
-    else:
-        held = store.single(path.resolve())
+    name, held, document = opened(path, "model", TAKES)
     prefix = VISION if f"{VISION}embeddings.class_embedding" in held.where else ""
     if f"{prefix}embeddings.class_embedding" not in held.where or "visual_projection.weight" not in held.where:
         examples = ", ".join(name[:80] for name in sorted(held.where)[:3])
         raise UserError(f'"{path}" is no image encoder (it holds {examples}).', TAKES)
     try:
-        config = _config(held, prefix, document)
+        config = config_of(held, prefix, document)
     except UserError as error:
         raise UserError(f'"{path}": {error.got}', error.takes, error.remedy) from None
-    return TowerFile(path.name if path.is_dir() else path.stem, held, config, prefix, document)
+    return TowerFile(name, held, config, prefix, document)
 
 
 @torch.no_grad()
@@ -97,7 +84,7 @@ def build_tower(file: TowerFile, dtype: torch.dtype = torch.float32) -> ImageTow
     return net.eval().requires_grad_(False)
 
 
-def _config(held: store.Held, prefix: str, document: Mapping[str, Any]) -> ImageConfig:
+def config_of(held: store.Held, prefix: str, document: Mapping[str, Any]) -> ImageConfig:
     """What the shapes say, and the document or the published towers where they say nothing."""
     shapes = held.shapes()
     said = document.get("vision_config", document)
