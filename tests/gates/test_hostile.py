@@ -102,6 +102,11 @@ def gate(name: str, root: Path, goods: Goods, cases: list[Case], poison: bool = 
     opens = {case.name: case.opens for case in cases}
     results = run(root, goods, made(root / name, cases), poison)
     assert {row["case"] for row in results} == set(opens)
+    judged(name, results, opens)
+
+
+def judged(name: str, results: list[dict[str, Any]], opens: dict[str, tuple[str, ...]]) -> None:
+    """Every outcome against the table."""
     faults = [f"{row['case']} / {row['entry']}: {why}" for row in results if (why := wrong(row, opens[row["case"]]))]
     report(name, results, faults)
 
@@ -112,8 +117,24 @@ def sample(goods: Goods, count: int) -> list[Case]:
     return good + random.Random(4).sample(bad, count)
 
 
-def test_a_sample_of_the_corpus(root: Path, goods: Goods) -> None:
-    gate("S1 (sample)", root, goods, sample(goods, 8))
+CANARIES = ["os.system", "torch.load", "pickle.loads", "slow", "greedy", "outside", "writing", "fault", "importing"]
+
+
+@pytest.fixture(scope="module")
+def quick(root: Path, goods: Goods) -> dict[str, list[dict[str, Any]]]:
+    """What came of a sample of each gate, and of what they must notice, in one process."""
+    parts = {
+        "S1": made(root / "sample", sample(goods, 8)),
+        "S4": random.Random(5).sample(list(inert_cases(goods)), 40),
+        "canary": [{"name": "canary", "path": str(bomb(root)), "entries": CANARIES}],
+    }
+    results = run(root, goods, [case for cases in parts.values() for case in cases])
+    names = {part: {case["name"] for case in cases} for part, cases in parts.items()}
+    return {part: [row for row in results if row["case"] in names[part]] for part in parts}
+
+
+def test_a_sample_of_the_corpus(quick: dict[str, list[dict[str, Any]]], goods: Goods) -> None:
+    judged("S1 (sample)", quick["S1"], {case.name: case.opens for case in corpus(goods)})
 
 
 @pytest.mark.slow
@@ -177,8 +198,8 @@ def inert_cases(goods: Goods) -> Iterator[dict[str, Any]]:
                     }  # fmt: skip
 
 
-def inert(root: Path, goods: Goods, name: str, cases: list[dict[str, Any]]) -> None:
-    results = run(root, goods, cases)
+def inert(name: str, results: list[dict[str, Any]]) -> None:
+    """Whatever became of a text, it did nothing."""
     faults = [f"{row['case']} / {row['entry']}: {why}" for row in results if (why := wrong(row, None))]
     report(name, results, faults)
     counts = Counter(row["outcome"] for row in results)
@@ -186,14 +207,14 @@ def inert(root: Path, goods: Goods, name: str, cases: list[dict[str, Any]]) -> N
     assert counts["refused"], "and some are refused"
 
 
-def test_a_sample_of_texts_is_inert(root: Path, goods: Goods) -> None:
-    inert(root, goods, "S4 (sample)", random.Random(5).sample(list(inert_cases(goods)), 40))
+def test_a_sample_of_texts_is_inert(quick: dict[str, list[dict[str, Any]]]) -> None:
+    inert("S4 (sample)", quick["S4"])
 
 
 @pytest.mark.slow
 def test_every_text_is_inert(root: Path, goods: Goods) -> None:
     assert len(HOSTILE) == 24
-    inert(root, goods, "S4", list(inert_cases(goods)))
+    inert("S4", run(root, goods, list(inert_cases(goods))))
 
 
 class Bomb:
@@ -203,21 +224,28 @@ class Bomb:
         return os.system, ("true",)
 
 
-def test_the_gates_notice(root: Path, goods: Goods) -> None:
+def bomb(root: Path) -> Path:
+    """A checkpoint with one in it."""
+    (root / "canary").mkdir(exist_ok=True)
+    torch.save({"bomb": Bomb()}, root / "canary/x.pt")
+    return root / "canary/x.pt"
+
+
+def test_the_gates_notice(quick: dict[str, list[dict[str, Any]]]) -> None:
     """The inverse control: what runs, opens, writes, imports, takes long or much, or fails otherwise is told."""
-    names = ["os.system", "torch.load", "pickle.loads", "slow", "greedy", "outside", "writing", "fault", "importing"]
-    (root / "canary").mkdir()
-    home = root / "canary/x.pt"
-    torch.save({"bomb": Bomb()}, home)
-    results = run(root, goods, [{"name": "canary", "path": str(home), "entries": names}])
-    told = {row["entry"]: wrong(row, None) for row in results}
+    told = {row["entry"]: wrong(row, None) for row in quick["canary"]}
+    assert list(told) == CANARIES
     assert all(told.values()), told
-    assert "os.system" in told["os.system"]
-    assert "os.system" in told["torch.load"]
-    assert "os.system" in told["pickle.loads"]
+    for name in ("os.system", "torch.load", "pickle.loads"):
+        assert "os.system" in told[name]
     assert "MiB" in told["greedy"]
     assert "outside" in told["outside"]
     assert "writing" in told["writing"]
     assert "ValueError" in told["fault"]
-    results = run(root, goods, [{"name": "canary", "path": str(home), "entries": ["torch.load"]}], poison=True)
-    assert "poisoned" in wrong(results[0], None)
+
+
+@pytest.mark.slow
+def test_the_poison_is_noticed(root: Path, goods: Goods) -> None:
+    """The inverse control of S2."""
+    case = {"name": "canary", "path": str(bomb(root)), "entries": ["torch.load", "pickle.loads", "os.system"]}
+    assert all("poisoned" in wrong(row, None) for row in run(root, goods, [case], poison=True))
