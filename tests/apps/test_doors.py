@@ -263,7 +263,7 @@ def test_the_safety_checker(capfd: pytest.CaptureFixture[str], model: str, tmp_p
     assert out.rstrip().endswith("flagged")
     code, out, _ = run(capfd, *paint, "--safety", "strict", "--flagged", "blur", "--out", "b.png", "--json")
     assert json.loads(out)["flagged"] is True
-    assert settings_of("b.png")["Safety"] == "blur"
+    assert json.loads(settings_of("b.png")["Fields"]) == {"safety": "blur"}
     code, _, err = run(capfd, *paint, "--safety", "strict", "--flagged", "refuse", "--out", "r.png")
     assert code == 2
     assert "flagged the picture of seed 4" in err

@@ -13,6 +13,7 @@ from aquatint.base.errors import UserError
 from aquatint.pipelines.a1111 import read_a1111
 from aquatint.pipelines.comfyui import read_comfyui
 from aquatint.pipelines.foreign import Account, Reading
+from aquatint.pipelines.hires import Hires
 from aquatint.pipelines.invokeai import read_invokeai, read_sd_metadata
 from aquatint.pipelines.metadata import Found
 from aquatint.pipelines.reading import read_foreign
@@ -289,13 +290,8 @@ def test_an_infotext_of_a1111() -> None:
     assert dict(reading.lora_hashes) == {"detail": "7c6bad76eb54"}
     assert reading.start is None
     ignored = {said.name: said.why for said in reading.account.ignored}
-    assert set(ignored) == {
-        "Face restoration",
-        "Denoising strength",
-        "Hires upscale",
-        "Hires upscaler",
-        "ADetailer model",
-    }
+    assert set(ignored) == {"Face restoration", "ADetailer model"}
+    assert request.hires == Hires(scale=2.0, upscaler="latent", strength=0.55)
     assert names(reading.account.changed) == {"Sampler"}
     assert {"Steps", "Seed", "Size", "CFG scale", "Clip skip", "ENSD", "RNG"} <= names(reading.account.honoured)
 

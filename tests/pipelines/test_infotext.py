@@ -40,9 +40,6 @@ def test_no_line_takes_long(piece: str) -> None:
     assert seconds[1] < 32 * max(seconds[0], 0.02)  # eight times as long; 64 would be its square
 
 
-resolved = requests.filter(lambda r: "Negative prompt:" not in r.prompt + r.negative and r.prompt[-1] != "\n")
-
-
 def check_round_trip(request: Request) -> None:
     """Everything of a request stands in its infotext (options as the Request itself takes them)."""
     fields = {name: getattr(request, name) for name in request.__dataclass_fields__} | {"seeds": request.seeds[:1]}
@@ -58,9 +55,7 @@ def check_round_trip(request: Request) -> None:
     for name in request.__dataclass_fields__:
         wanted = (record.request.seeds[0],) if name == "seeds" else getattr(record.request, name)
         found = getattr(read, name)
-        if name == "guidance" and record.request.sampler == "ddim_cfg_pp":  # CFG scale is 12.5 times that in A1111
-            assert found == pytest.approx(wanted)
-        elif name in ("eta", "rescale"):  # 0 is not written
+        if name in ("eta", "rescale"):  # 0 is not written
             assert (found or 0) == (wanted or 0)
         elif name == "clip_skip":  # nor is a clip skip of 1, which is the last layer
             assert (found or 1) == (wanted or 1)
@@ -69,14 +64,14 @@ def check_round_trip(request: Request) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(resolved)
+@given(requests)
 def test_what_is_written_is_read_back_whole(request: Request) -> None:
     check_round_trip(request)
 
 
 @pytest.mark.slow
 @settings(max_examples=100_000, deadline=None)
-@given(resolved)
+@given(requests)
 def test_what_is_written_is_read_back_whole_at_length(request: Request) -> None:
     check_round_trip(request)
 
@@ -145,8 +140,12 @@ def test_a_value_that_is_its_key_stands_alone() -> None:
     assert ", Model, " in text
 
 
-@pytest.mark.parametrize("key", ["Grammar", "Options", "Loras", "Stream"])
-def test_our_own_keys_are_read_strictly(key: str) -> None:
+@pytest.mark.parametrize(
+    "value",
+    ["[x", "[]", '"{}"', '{"sparkle": 1}', '{"grammar": 1}', '{"loras": {}}', '{"stream": {"place": 4, "of": 2}}'],
+)
+def test_our_own_fields_are_read_strictly(value: str) -> None:
+    line = f"a\nSteps: 5, Sampler: Euler, Seed: 1, Fields: {json.dumps(value)}, Version:"
     with pytest.raises(UserError):
-        request_from(parse_infotext(f"a\nSteps: 5, Sampler: Euler, Seed: 1, {key}: [x, Version: aquatint 1"))
-    request_from(parse_infotext(f"a\nSteps: 5, Sampler: Euler, Seed: 1, {key}: [x, Version: v1.10.1"))  # not ours
+        request_from(parse_infotext(f"{line} aquatint 1"))
+    assert request_from(parse_infotext(f"{line} v1.10.1")).prompt == "a"  # not ours

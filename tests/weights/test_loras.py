@@ -320,7 +320,7 @@ BAD: dict[str, tuple[dict[str, Tensor], tuple[str, ...]]] = {
     "no sides": (GOOD | {f"{KOHYA_Q}.lora_down.weight": torch.tensor(1.0)}, ("rank 0",)),
     "an unknown part": (GOOD | {f"{KOHYA_Q}.sparkle": DOWN}, ("sparkle", "no kind")),
     "an unknown name": (GOOD | {"sparkle": DOWN}, ("no name of any dialect",)),
-    "a long name": (GOOD | {"x" * 5000: DOWN}, ("no name of any dialect",)),
+    "a long name": (GOOD | {"x" * 900: DOWN}, ("no name of any dialect",)),
     "no such layer": ({**GOOD, "lora_unet_nowhere.alpha": torch.tensor(1.0)}, ("no layer of TINY",)),
     "a second text encoder": (
         {**GOOD, "lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha": torch.tensor(1.0)},

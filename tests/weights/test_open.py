@@ -119,7 +119,7 @@ def test_weights_stored_in_any_float_format_are_read(
     with pytest.raises(UserError, match="is damaged"):
         open_model(tmp_path / "mixed.safetensors")
     found = plan.find(tmp_path / "mixed.safetensors", source="mixed")
-    nets, _ = opening._nets(found, torch.float32)
+    nets, _ = opening._nets(found, torch.float32, lambda weight: weight)
     assert nets["unet"].time.enter.bias.dtype == torch.float32  # type: ignore[union-attr]
     stored = mixed["model.diffusion_model.time_embed.0.weight"]
     assert torch.equal(nets["unet"].time.enter.weight, stored.float())  # type: ignore[union-attr]

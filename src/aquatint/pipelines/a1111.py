@@ -32,7 +32,7 @@ _SIGMA = {
 }
 # Why what we know of is left out, by the beginning of its key.
 _WHY = {
-    "Hires": "no second, larger pass is made here",
+    "Hires": "it tells of no second pass that could be painted",
     "Face restoration": "faces are not restored here",
     "Refiner": "there is no second model",
     "VAE": "the model's own autoencoder is used",
@@ -72,7 +72,7 @@ def read_a1111(text: str) -> Reading:
     for key in [key for key in settings if key in READ]:
         if key == "Sampler":
             note_sampler(notes, key, name, request)
-        elif key not in ("Options", "Grammar", "Loras", "Stream", "Safety"):
+        elif key != "Fields":
             notes.honour(key, settings[key])
     if "RNG" not in settings:
         notes.honour("RNG", "GPU")

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from aquatint.base import config
@@ -62,9 +62,13 @@ def infotext(record: Record) -> str:
         "Lora hashes": _hashes(record, "lora"),
         "TI hashes": _hashes(record, "embedding"),
         "Hashes": _resources(record),
-        **_own(request),
-        "Version": f"aquatint {record.aquatint}",
     }
+    version = f"aquatint {record.aquatint}"
+    text = _text(request, settings | {"Version": version})
+    return _text(request, settings | {"Fields": _own(request, text), "Version": version})
+
+
+def _text(request: Request, settings: Mapping[str, Any]) -> str:
     line = ", ".join(
         key if value == key else f"{key}: {value if key == 'Hashes' else _quoted(value)}"
         for key, value in settings.items()
@@ -74,16 +78,19 @@ def infotext(record: Record) -> str:
     return f"{request.prompt}{negative}\n{line}"
 
 
-def _own(request: Request) -> dict[str, Any]:
-    """What A1111 has no key for, so that an infotext of ours is read back whole (but for an edit's pictures)."""
-    loras = [config.to_data(lora) for lora in request.loras]
-    return {
-        "Grammar": request.grammar if request.grammar != "a1111" else None,
-        "Options": json.dumps(dict(request.options)) if request.options else None,
-        "Loras": json.dumps(loras) if loras else None,
-        "Stream": f"{request.stream.place} of {request.stream.of}" if request.stream else None,
-        "Safety": request.safety if request.safety != "off" else None,
-    }
+# What A1111 does not write, and what it then means.
+_UNWRITTEN: Mapping[str, Any] = {"eta": 0.0, "rescale": 0.0, "clip_skip": 1}
+
+
+def _own(request: Request, text: str) -> str | None:
+    """The fields that the text so far does not give back, as JSON: but for an edit's pictures, nothing is lost."""
+    read = request_from(parse_infotext(text))
+    own = {}
+    for field in fields(Request):
+        found, wanted = (getattr(one, field.name) for one in (read, request))
+        if field.name not in ("seeds", "edit") and found != wanted and (found or wanted) != _UNWRITTEN.get(field.name):
+            own[field.name] = config.to_data(wanted)
+    return json.dumps(own) if own else None
 
 
 def _of(record: Record, kind: str, what: str) -> str | None:
@@ -151,30 +158,22 @@ def request_from(info: Infotext) -> Request:
         "clip_skip": _int(settings.get("Clip skip", "")),
         "eta": _float(settings.get("Eta DDIM", settings.get("Eta", ""))),
         "guiding": guiding_from(settings),
-        **_own_words(settings),
         "seamless": {"True": "both", "X": "x", "Y": "y"}.get(settings.get("Tiling", "")),
         "variation": _variation_from(settings),
         "hires": _hires_from(settings),
+        **_own_words(settings),
     }
     return config.from_data(Request, words)
 
 
 def _own_words(settings: Mapping[str, str]) -> dict[str, Any]:
     """The fields that only our own infotexts have."""
-    if not settings.get("Version", "").startswith("aquatint"):
+    if "Fields" not in settings or not settings.get("Version", "").startswith("aquatint"):
         return {}
-    words: dict[str, Any] = {"grammar": settings["Grammar"]} if "Grammar" in settings else {}
-    if "Options" in settings:
-        options = config.parse(settings["Options"])
-        words["options"] = [list(pair) for pair in options.items()] if isinstance(options, dict) else options
-    if "Loras" in settings:
-        words["loras"] = config.parse(settings["Loras"])
-    if "Stream" in settings:
-        place, _, of = settings["Stream"].partition(" of ")
-        words["stream"] = {"place": _int(place), "of": _int(of)}
-    if "Safety" in settings:
-        words["safety"] = settings["Safety"]
-    return words
+    found = config.parse(settings["Fields"])
+    if not isinstance(found, dict):
+        raise UserError(f'The infotext\'s "Fields" are {settings["Fields"][:60]}.', "Fields of a request, as JSON.")
+    return found
 
 
 def _strength(request: Request) -> float | None:
@@ -379,10 +378,6 @@ READ = frozenset(
         "Eta",
         "Eta DDIM",
         "CFG rescale",
-        "Grammar",
-        "Options",
-        "Loras",
-        "Stream",
-        "Safety",
+        "Fields",
     )
 )

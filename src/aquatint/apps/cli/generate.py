@@ -135,8 +135,8 @@ def generate(
     requests = varied(spread(request, many, chance))
     finish = Finish(many)
     output = Output(showing.out, showing.format, sum(len(one.seeds) for one in requests))
-    files = opening(adapting) | opening_controls(controlling) | opening_tools(tools, enlarging) | checker
     try:
+        files = opening(adapting) | opening_controls(controlling) | opening_tools(tools, enlarging) | checker
         bundle = open_bundle(source, machine, files)
         for request in requests:
             request.resolved(bundle.family)
