@@ -122,7 +122,6 @@ def test_again_of_a1111_with_the_same_model(capfd: pytest.CaptureFixture[str], m
     assert "model hash" in {row["name"] for row in facts["account"]["changed"]}
 
 
-@pytest.mark.skipif(not hasattr(aquatint.Request("a"), "hires"), reason="there are no second passes")
 def test_again_of_a_second_pass(capfd: pytest.CaptureFixture[str], model: str) -> None:
     text = A1111.replace("512x768", "64x64").replace("Steps: 30", "Steps: 2")
     foreign("latent.png", parameters=text)

@@ -170,7 +170,7 @@ class TestDecoding:
 
     @pytest.mark.parametrize("seamless", [None, "both"])
     def test_the_tiny_decoder_by_tiles(self, bundle: Bundle, seamless: str | None) -> None:
-        size = {"width": 256, "height": 168, "seamless": seamless, "steps": 1}
+        size = {"width": 512, "height": 328, "seamless": seamless, "steps": 1}
         whole, tiled = (painted(bundle, decoding=Decoding(tile, tiny=True), **size) for tile in (0, 64))
         assert apart(whole, tiled) <= 1
 
