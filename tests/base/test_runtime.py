@@ -48,6 +48,29 @@ def test_the_callers_settings_come_back() -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("setting", ["older", "newer", "none"])
+def test_products_are_not_shortened(setting: str) -> None:
+    """Whichever of torch's two settings the caller used, and both as they were afterwards."""
+    newer = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    kept = [backend.fp32_precision for backend in newer]
+    try:
+        if setting == "older":
+            torch.set_float32_matmul_precision("medium")
+        elif setting == "newer":
+            newer[0].fp32_precision = "tf32"
+        before = [backend.fp32_precision for backend in newer]
+        with runtime.exact(torch.device("cpu"), torch.get_num_threads()):
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert {backend.fp32_precision for backend in newer} <= {"ieee", "none"}
+        assert [backend.fp32_precision for backend in newer] == before
+        if setting == "older":
+            assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        for backend, precision in zip(newer, kept, strict=True):
+            backend.fp32_precision = precision
+
+
 def test_the_key_is_a_record() -> None:
     key = runtime.key(torch.device("cpu"), torch.float32, 2)
     assert key.device == "cpu"

@@ -82,11 +82,11 @@ def exact(device: torch.device, threads: int) -> Iterator[None]:
     """Within, torch computes as a picture's key says, whatever the caller had set; afterwards as before.
 
     No gradients; one operation is shared among `threads` threads; on CUDA nothing is timed to choose a kernel, and
-    float32 is not quietly shortened to TF32.
+    float32 is not quietly shortened to TF32 (or bfloat16), neither in convolutions nor in products of matrices.
     """
     before = torch.get_num_threads()
     cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.no_grad(), cudnn if device.type == "cuda" else nullcontext():
+    with torch.no_grad(), _whole_products(), cudnn if device.type == "cuda" else nullcontext():
         if before != threads:
             torch.set_num_threads(threads)
         try:
@@ -124,6 +124,28 @@ def key(device: torch.device, dtype: torch.dtype, count: int) -> Key:
     elif device.type == "mps":
         name = f"mps {platform.mac_ver()[0]}"
     return Key(NUMERICS, str(torch.__version__), name, isa, str(dtype).removeprefix("torch."), count)
+
+
+@contextmanager
+def _whole_products() -> Iterator[None]:
+    """Products of float32 matrices in float32; afterwards as before, by whichever of torch's two settings it was."""
+    newer = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    kept = [backend.fp32_precision for backend in newer]
+    try:
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:  # how torch says that the newer setting was used
+        older = None
+    if older == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        if older is not None:
+            torch.set_float32_matmul_precision(older)
+        for backend, precision in zip(newer, kept, strict=True):
+            backend.fp32_precision = precision
 
 
 def _has_cuda() -> bool:

@@ -1,0 +1,55 @@
+"""The scripts for a CUDA machine, rehearsed on the CPU at TINY's shapes: every section runs and nothing fails."""
+
+import json
+from pathlib import Path
+
+import torch
+from benchmarks.timebox import Box, milliseconds, off, options
+
+from benchmarks import cuda_parity
+
+
+def words(folder: Path, *more: str) -> list[str]:
+    return ["--out", str(folder), "--device", "cpu", "--toy", *more]
+
+
+def test_parity(tmp_path: Path) -> None:
+    box = cuda_parity.main(words(tmp_path))
+    assert not box.notes
+    assert all(row["same"] for row in box.rows if row["section"] == "noise")
+    nets = [row for row in box.rows if row["section"].startswith("nets")]
+    assert {row["network"].split()[0] for row in nets} == {"TINY", "TINY_XL", "POCKET"}
+    assert all(row["finite"] for row in nets)
+    assert all(row["rms"] == 0 for row in nets if row["numbers"] == "float32")
+    assert all(0 < row["rms"] < 0.05 for row in nets if row["numbers"] in ("bfloat16", "float16"))
+    pictures = [row for row in box.rows if row["section"] in ("walks", "doors", "adapters")]
+    assert not [row for row in pictures if "failed" in row]
+    assert all(row["largest"] <= 2 for row in pictures if "bfloat16" not in row["what"] and "16" not in row["what"])
+    record = json.loads((tmp_path / "cuda-parity.json").read_text())
+    assert len(record["rows"]) == len(box.rows)
+    assert (tmp_path / "cuda-parity.md").read_text().count("\n## ") == len({row["section"] for row in box.rows})
+
+
+def test_a_section_that_fails_and_one_that_is_not_reached(tmp_path: Path) -> None:
+    def broken():
+        yield {"a": 1.0}
+        raise ValueError("so it goes")
+
+    def long():
+        box.seconds = 0.0
+        yield {"a": 1}
+        yield {"a": 2}
+
+    box = Box("A record", options("", 60).parse_args(words(tmp_path)))
+    box.run({"broken": broken, "long": long, "last": broken})
+    assert [row["a"] for row in box.rows] == [1.0, 1]
+    assert box.notes == ["broken: ValueError: so it goes", "long: cut short by the time box.", "last: not reached."]
+    assert "so it goes" in (tmp_path / "a-record.md").read_text()
+
+
+def test_clocks_and_differences() -> None:
+    cpu, want = torch.device("cpu"), torch.arange(8.0)
+    assert milliseconds(lambda: None, cpu, budget=0.0) < 10
+    assert off(want, want) == {"rms": 0.0, "max": 0.0, "finite": True}
+    assert off(want + 1, want)["rms"] == 1 / want.double().std().item()
+    assert not off(want / 0, want)["finite"]
