@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 Row = Mapping[str, Any]  # column -> what stands there
 RATE = 790.0  # TFLOP/s in bf16, measured on an H200 (8192^3 matrix product, random data)
@@ -160,29 +161,35 @@ def milliseconds(
     return statistics.median(times)
 
 
-def many(call: Callable[[], object], device: torch.device, *, budget: float = 0.15) -> float:
-    """Milliseconds of one call among many in a row: for kernels so short that one alone would time Python."""
+def many(call: Callable[[], object], device: torch.device, *, budget: float = 0.1) -> float:
+    """Milliseconds of one call among many in one CUDA graph: for kernels so short that alone they would time Python."""
     if device.type != "cuda":
         return milliseconds(call, device, budget=0.0, warm=1)
     once = milliseconds(call, device, budget=0.0, warm=2)
-    count = max(5, min(200, int(1e3 * budget / 3 / max(once, 1e-3))))
-
-    def row() -> None:
+    count = max(3, min(100, int(1e3 * budget / 5 / max(once, 1e-3))))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
         for _ in range(count):
             call()
-
-    return milliseconds(row, device, budget=budget, warm=0, most=5) / count
+    return milliseconds(graph.replay, device, budget=budget, warm=1, most=5) / count
 
 
 def off(got: torch.Tensor, want: torch.Tensor) -> dict[str, Any]:
     """Root mean square and largest difference, in the reference's standard deviations; whether all is finite."""
-    got, want = got.detach().double().cpu(), want.detach().double().cpu()
+    got, want = got.detach().to(want.device).double(), want.detach().double()
     difference, unit = got - want, want.std()
     return {
         "rms": (difference.square().mean().sqrt() / unit).item(),
         "max": (difference.abs().max() / unit).item(),
         "finite": bool(torch.isfinite(got).all()),
     }
+
+
+def flop_of(ask: Callable[[Any], object], kind: Callable[[Any], torch.nn.Module], config: Any) -> float:
+    """Floating-point operations (2 a multiply-add, attention's products included) of asking a network, on no device."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        ask(kind(config))
+    return float(counter.get_total_flops())
 
 
 def share(flop: float, ms: float) -> dict[str, float]:

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import torch
-from benchmarks.timebox import Box, milliseconds, off, options
+from benchmarks.timebox import Box, flop_of, milliseconds, off, options
 
-from benchmarks import cuda_parity
+from aquatint.families import SD15
+from aquatint.nets.unet import UNet
+from benchmarks import cuda_kernels, cuda_parity, cuda_speed, cuda_training
 
 
 def words(folder: Path, *more: str) -> list[str]:
@@ -53,3 +55,29 @@ def test_clocks_and_differences() -> None:
     assert off(want, want) == {"rms": 0.0, "max": 0.0, "finite": True}
     assert off(want + 1, want)["rms"] == 1 / want.double().std().item()
     assert not off(want / 0, want)["finite"]
+
+
+def test_speed(tmp_path: Path) -> None:
+    box = cuda_speed.main(words(tmp_path))
+    assert not box.notes
+    assert {row["section"] for row in box.rows} > {"eager", "graph", "decode", "pictures", *cuda_kernels.SECTIONS}
+    assert all(row["ms"] > 0 for row in box.rows if "batch" in row)
+    assert all(row["rms"] == 0 for row in box.rows if "graph" in row.get("what", "") and "rms" in row)
+
+
+def test_the_work_that_is_counted() -> None:
+    """The operations of a guided step of Stable Diffusion 1.5, and its distinct 3x3 convolutions."""
+    x, told = torch.zeros(2, 4, 64, 64, device="meta"), torch.zeros(2, 77, 768, device="meta")
+    step = flop_of(lambda net: net(x, x[:, 0, 0, 0], told), UNet, SD15.unet)
+    assert 1.60e12 < step < 1.61e12
+    shapes = cuda_kernels.convolutions(SD15, 64)
+    three = sum(2 * 9 * a * b * (side // stride) ** 2 * n for (a, b, side, stride), n in shapes.items())
+    assert (len(shapes), sum(shapes.values())) == (21, 52)
+    assert 0.395e12 < three < 0.405e12
+
+
+def test_training(tmp_path: Path) -> None:
+    box = cuda_training.main(words(tmp_path))
+    assert not box.notes
+    assert [row["batch"] for row in box.rows] == [2, 4]
+    assert all(0 < row["last loss"] < 3 for row in box.rows)
