@@ -104,7 +104,7 @@ class Subject:
         """The guided U-Net."""
         said = Noise(range(2 * batch)).normal((77, self.family.unet.context), draw=1, device=self.device)
         conds = Conditioning(said[:batch]), Conditioning(said[batch:])
-        return guided(net or self.unet, PREDICTIONS[self.family.prediction], *conds, 7.5)
+        return guided(self.unet if net is None else net, PREDICTIONS[self.family.prediction], *conds, 7.5)
 
     def captured(self, batch: int, net: Callable[..., Tensor] | None = None) -> tuple[Denoiser, Captured]:
         """The same as one graph, told the level in tensors; and the graph."""
@@ -224,13 +224,16 @@ class Ladder:
         """torch.compile, in a process of its own that is stopped after ALLOWED seconds."""
         command = [sys.executable, __file__, "--child", "--out", str(self.box.out), "--device", str(self.device)]
         command += ["--toy"] if self.toy else []
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        with (self.box.out / "compile.log").open("w") as log:
+            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
         try:
             said, _ = child.communicate(timeout=max(1.0, min(ALLOWED, self.box.left)))
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             said, _ = child.communicate()
             self.box.note(f"compiled: stopped after {ALLOWED:.0f} s or at the end of the box.")
+        if child.returncode > 0:
+            self.box.note(f"compiled: its process ended with {child.returncode}; compile.log tells more.")
         for line in (said or "").splitlines():
             if line.startswith("{"):
                 yield json.loads(line)
