@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[1]
@@ -34,16 +35,25 @@ from aquatint.base import runtime  # noqa: E402
 from aquatint.base.noise import Noise  # noqa: E402
 from aquatint.engines.plain import prepare  # noqa: E402
 from aquatint.families import FAMILIES, Family  # noqa: E402
+from aquatint.nets.adapters import LowRank  # noqa: E402
 from aquatint.nets.autoencoder import Autoencoder  # noqa: E402
 from aquatint.nets.text import TextEncoder  # noqa: E402
 from aquatint.nets.unet import UNet  # noqa: E402
+from aquatint.pipelines.adapted import with_embeddings  # noqa: E402
 from aquatint.pipelines.bundle import Bundle  # noqa: E402
+from aquatint.pipelines.control import Control  # noqa: E402
 from aquatint.pipelines.edit import Edit  # noqa: E402
 from aquatint.pipelines.given import given  # noqa: E402
 from aquatint.pipelines.guiding import Apg, FreeU, Guiding, Interval, Pag, Sag, Threshold  # noqa: E402
 from aquatint.pipelines.hires import Hires  # noqa: E402
+from aquatint.pipelines.lora import Lora  # noqa: E402
+from aquatint.pipelines.shelf import shelf  # noqa: E402
+from aquatint.pipelines.steering import open_controls  # noqa: E402
 from aquatint.pipelines.tiling import Decoding, Tiling  # noqa: E402
 from aquatint.pipelines.variation import Variation  # noqa: E402
+from aquatint.weights.adapter_names import nets  # noqa: E402
+from aquatint.weights.keymap import shapes  # noqa: E402
+from aquatint.weights.lora_writer import save_lora  # noqa: E402
 
 KINDS = {
     "float32": (torch.float32, False),
@@ -276,26 +286,45 @@ def doors(box: Box, toy: bool) -> Iterator[Row]:
 
 
 def adapters(box: Box) -> Iterator[Row]:
-    """LoRAs, embeddings and controls, opened with the files of the tests."""
+    """A LoRA, an embedding, each kind of control; and what is saved from the device, opened on the CPU."""
     from tests.weights import control_files
-
-    from aquatint.pipelines.control import Control
-    from aquatint.pipelines.steering import open_controls
 
     family = FAMILIES["TINY"]
     here = tiny_bundle(family)
-    there = moved(here, box.device)
-    kinds = {"controlnet": control_files.control, "t2i": control_files.adapter}
-    with tempfile.TemporaryDirectory() as folder:
-        files = [
-            control_files.write(Path(folder) / f"{name}.safetensors", make(family)) for name, make in kinds.items()
-        ]
-        opened = open_controls(files)
-        sides = [replace(b, controls=opened.built(family, b.device, torch.float32)) for b in (here, there)]
-        picture = given(here.paint("two cats", seed=5, steps=2, width=64, height=64).image)
-        for name in kinds:
-            wish = {"controls": (Control(name, picture),), "width": 64, "height": 64, "steps": 4}
-            yield between(f"control {name}", *(pixels(bundle, **wish) for bundle in sides))
+    size: dict[str, Any] = {"width": 64, "height": 64, "steps": 4}
+    picture = given(here.paint("two cats", seed=5, **size).image)
+    kinds = {"controlnet": control_files.control, "t2i": control_files.adapter, "ip": control_files.prompt}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_lora(folder / "ink.safetensors", low_rank(family), family)
+        save_file({"emb_params": Noise([3]).normal((2, family.text.width))[0]}, folder / "inky.safetensors")
+        files = [control_files.write(folder / f"{kind}.safetensors", make(family)) for kind, make in kinds.items()]
+        opened = open_controls(files, control_files.write(folder / "tower.safetensors", control_files.tower()))
+        sides = []
+        for bundle in (here, moved(here, box.device)):
+            controls = opened.built(family, bundle.device, torch.float32)
+            whole = replace(bundle, controls=controls, shelf=shelf([folder / "ink.safetensors"]))
+            sides.append(with_embeddings(whole, [folder / "inky.safetensors"]))
+        wished: dict[str, dict[str, Any]] = {
+            f"control {kind}": {"controls": (Control(kind, picture),)} for kind in kinds
+        }
+        wished |= {"LoRA": {"loras": (Lora("ink", 0.7),)}, "embedding": {"prompt": "a red inky apple"}}
+        for what, wish in wished.items():
+            yield between(what, *(pixels(bundle, **size, **wish) for bundle in sides))
+        again = [aquatint.load(aquatint.save(b, folder / f"model{n}"), device="cpu") for n, b in enumerate(sides)]
+        yield between("saved and opened again", *(pixels(bundle, **size) for bundle in (here, again[1])))
+        yield {"what": "digest of what was saved", "same": again[0].digest == again[1].digest}
+
+
+def low_rank(family: Family) -> dict[str, dict[str, Any]]:
+    """A LoRA of rank 2 for the U-Net's self-attention."""
+    made = {}
+    for index, (name, shape) in enumerate(shapes(nets(family)["unet"]).items()):
+        if ".among." in name and len(shape) == 2:
+            noise = Noise([index])
+            down, up = noise.normal((2, shape[1]))[0], noise.normal((shape[0], 2), draw=1)[0]
+            made[name] = LowRank(down, up, scale=0.2)
+    return {"unet": made}
 
 
 def main(words: Sequence[str] | None = None) -> Box:
