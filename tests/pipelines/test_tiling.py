@@ -7,13 +7,15 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.fixtures import tiny_bundle, tiny_with
-from tests.parity.peers import randomise
+from tests.parity.peers import noise, randomise
 from tests.weights.upscaler_files import new_layout
 
 from aquatint.base import config
 from aquatint.base.errors import UserError
 from aquatint.families import TINY
+from aquatint.nets.tiny import TinyAutoencoder
 from aquatint.pipelines.bundle import Bundle
 from aquatint.pipelines.edit import Edit
 from aquatint.pipelines.generate import generate
@@ -23,14 +25,14 @@ from aquatint.pipelines.infotext import infotext, parse_infotext, request_from
 from aquatint.pipelines.picture import Picture
 from aquatint.pipelines.request import Request
 from aquatint.pipelines.tiling import Decoding, Tiling
-from aquatint.pipelines.tools import with_tools
+from aquatint.pipelines.tools import decoded, tileable, with_tools
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny autoencoder in `taesd`, and an upscaler."""
+    """A tiny autoencoder in `taesd` (of the published depths, an eighth of the widths), and an upscaler."""
     made = tmp_path_factory.mktemp("tools")
-    peer = diffusers.AutoencoderTiny()
+    peer = diffusers.AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4)
     randomise(peer)
     peer.save_pretrained(made / "taesd")
     torch.save(new_layout(blocks=1), made / "x4.pth")
@@ -52,8 +54,12 @@ def bits(picture: Picture) -> bytes:
     return picture.image.tobytes()
 
 
+def off(one: Image.Image, two: Image.Image) -> int:
+    return int(np.abs(np.asarray(one).astype(int) - np.asarray(two)).max())
+
+
 def apart(one: Picture, two: Picture) -> int:
-    return int(np.abs(np.asarray(one.image).astype(int) - np.asarray(two.image)).max())
+    return off(one.image, two.image)
 
 
 class TestWindows:
@@ -169,10 +175,21 @@ class TestDecoding:
         assert not painted(bundle).record.files
 
     @pytest.mark.parametrize("seamless", [None, "both"])
-    def test_the_tiny_decoder_by_tiles(self, bundle: Bundle, seamless: str | None) -> None:
-        size = {"width": 512, "height": 328, "seamless": seamless, "steps": 1}
-        whole, tiled = (painted(bundle, decoding=Decoding(tile, tiny=True), **size) for tile in (0, 64))
-        assert apart(whole, tiled) <= 1
+    def test_the_tiny_decoder_by_tiles(
+        self, bundle: Bundle, seamless: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of latents so large that no tile sees all of them: a decoded pixel depends on 20 of them on each side."""
+        meets = (seamless is not None,) * 2
+        on, latents = tileable(bundle, meets), noise(1, 4, 41, 64)
+        whole, tiled = (decoded(on, latents, Decoding(tile, tiny=True), meets) for tile in (0, 128))
+        assert np.asarray(whole).std() > 5
+        assert off(whole, tiled) <= 1
+        monkeypatch.setattr(TinyAutoencoder, "reach", 2)  # the control: tiles that see too little are noticed
+        assert off(whole, decoded(on, latents, Decoding(128, tiny=True), meets)) > 3
+
+    def test_the_tiny_decoders_tiles_are_a_requests(self, bundle: Bundle) -> None:
+        size = {"width": 200, "height": 136, "steps": 1}
+        assert apart(*(painted(bundle, decoding=Decoding(tile, tiny=True), **size) for tile in (0, 64))) <= 1
 
     def test_previews_are_the_tiny_autoencoders(self, bundle: Bundle) -> None:
         latents = torch.zeros(1, 4, 8, 8)

@@ -149,7 +149,8 @@ def _eights(side: int) -> int:
 
 def _upscaler(name: Any) -> str:
     """Our name for an upscaler of ours or A1111's; a file's name stays as it is."""
-    named("upscaler", name, f"One of {', '.join([*LATENT_NAMES, *PIXEL_NAMES])}, or a file of load(upscalers=[...]).")
+    known = ", ".join([*LATENT_NAMES, *PIXEL_NAMES])
+    named("hires upscaler", name, f"One of {known}, or a file of load(upscalers=[...]).")
     ours = {theirs.casefold(): own for own, theirs in (LATENT_NAMES | PIXEL_NAMES).items()}
     return ours.get(name.casefold(), name)
 

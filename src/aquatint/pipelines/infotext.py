@@ -39,7 +39,7 @@ def infotext(record: Record) -> str:
         "CFG scale": _scale(request),
         "Image CFG scale": request.picture_guidance,
         "Seed": record.seed,
-        "Size": f"{request.width}x{request.height}",
+        "Size": f"{request.width}x{request.height}" if request.width and request.height else None,
         "Model hash": file[:10] or None,
         "Model": record.model.name,
         "VAE hash": _of(record, "vae", "sha256"),
