@@ -7,10 +7,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here 
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from tests import annotations
 
-# is_pep484_tower: an int is a float to beartype too, as it is to mypy
-install_import_hook("aquatint", "beartype.beartype(conf=__import__('beartype').BeartypeConf(is_pep484_tower=True))")
+annotations.install()
 
 
 @pytest.fixture(autouse=True)

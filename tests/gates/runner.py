@@ -243,10 +243,10 @@ def main() -> None:
     (out.parent / "outside").write_text("secret")
     ways = entries(tiny, out)
     every = ways | canaries(out)
-    for good in plan["warm"]:  # whatever is imported the first time
-        for run in ways.values():
+    for good, takes in plan["warm"]:  # whatever is imported the first time
+        for name in takes or ways:
             with contextlib.suppress(UserError):
-                run(Path(good))
+                ways[name](Path(good))
             clean(out)
     if plan["poison"]:
         poison()

@@ -49,7 +49,8 @@ def goods(root: Path) -> Goods:
 
 def run(root: Path, goods: Goods, cases: list[dict[str, Any]], poison: bool = False) -> list[dict[str, Any]]:
     """Cases through their entries, in a process of its own."""
-    warm = [str(path) for path in (goods.model, goods.lora, goods.embedding, goods.archive)]
+    warm: list[tuple[str, tuple[str, ...]]] = [(str(goods.of(kind)), SURFACES[kind]) for kind in KINDS]
+    warm.append((str(goods.archive), ()))  # which every entry refuses
     plan = {"root": str(root), "tiny": str(goods.native), "cases": cases, "warm": warm, "poison": poison}
     (root / "plan.json").write_text(json.dumps(plan))
     done = subprocess.run(
@@ -124,8 +125,8 @@ CANARIES = ["os.system", "torch.load", "pickle.loads", "slow", "greedy", "outsid
 def quick(root: Path, goods: Goods) -> dict[str, list[dict[str, Any]]]:
     """What came of a sample of each gate, and of what they must notice, in one process."""
     parts = {
-        "S1": made(root / "sample", sample(goods, 8)),
-        "S4": random.Random(5).sample(list(inert_cases(goods)), 40),
+        "S1": made(root / "sample", sample(goods, 6)),
+        "S4": random.Random(5).sample(list(inert_cases(goods)), 24),
         "canary": [{"name": "canary", "path": str(bomb(root)), "entries": CANARIES}],
     }
     results = run(root, goods, [case for cases in parts.values() for case in cases])
