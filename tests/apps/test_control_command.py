@@ -143,3 +143,15 @@ def test_words() -> None:
     assert read_preprocess("canny, low=80,high=160") == ("canny", (("low", 80.0), ("high", 160.0)))
     with pytest.raises(UserError):
         read_preprocess("canny,low=x")
+
+
+def test_a_grid_over_a_control_and_an_edit(capfd: pytest.CaptureFixture[str], models: Path) -> None:
+    words = ("a cat", "--model", models / "tiny", "--seed", 3, "--steps", 2, "--image", "photo.png", "--strength", 1)
+    control = ("--control", models / "canny.safetensors", "--control-image", "photo.png", "--preprocess", "canny")
+    axes = ("--x", "controls.canny.weight=0,1", "--y", "edit.strength=0.5,1")
+    code, _, _ = run(capfd, "grid", *words, *control, *axes, "--out", "sheet.png")
+    assert code == 0
+    run(capfd, "generate", *words, *control, "--out", "alone.png")
+    with Image.open("sheet.png") as sheet, Image.open("alone.png") as alone:
+        corner = sheet.crop((sheet.width - 64, sheet.height - 64, sheet.width, sheet.height))
+        assert corner.tobytes() == alone.tobytes()

@@ -152,3 +152,18 @@ def test_links_that_lead_out_of_the_folder_are_not_followed(capfd: pytest.Captur
     code, out, _ = run(capfd, "loras", tmp_path / "folder")
     assert code == 0
     assert "leads out of its folder" in out
+
+
+def test_a_grid_over_a_weight(capfd: pytest.CaptureFixture[str], home: Path) -> None:
+    words = ("a cat", "--model", home / "tiny", "--seed", 3, "--steps", 1)
+    ink, oil = home / "loras" / "ink.safetensors", home / "loras" / "oil.safetensors"
+    loras = ("--lora", ink, "--lora", f"{oil}:0.5")
+    code, _, _ = run(capfd, "grid", *words, *loras, "--x", "loras.ink.weight=0,2", "--out", "sheet.png")
+    assert code == 0
+    run(capfd, "generate", *words, "--lora", f"{ink}:2", "--lora", f"{oil}:0.5", "--out", "alone.png")
+    with Image.open("sheet.png") as sheet:
+        corners = [sheet.crop((x, sheet.height - 64, x + 64, sheet.height)).tobytes() for x in (0, 64)]
+    assert corners[1] == pixels("alone.png") != corners[0]
+    code, _, err = run(capfd, "grid", *words, *loras, "--x", "loras.pencil.weight=0,2", "--out", "none.png")
+    assert code == 2
+    assert "One of: ink, oil" in err

@@ -136,6 +136,27 @@ def test_override_leaves_the_original_alone() -> None:
     assert run == Run("r")
 
 
+@dataclass(frozen=True)
+class Named:
+    name: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Shelf:
+    items: tuple[Named, ...] = (Named("ink"), Named("oil.v2"))
+
+
+def test_override_finds_an_item_by_its_name_or_number() -> None:
+    changed = config.override(Shelf(), {"items.ink.weight": "0.5", "items.1.weight": 2.0})
+    assert changed == Shelf((Named("ink", 0.5), Named("oil.v2", 2.0)))
+    for path in ("items.2.weight", "items.oil.weight"):
+        with pytest.raises(UserError, match=r"ink, oil\.v2; or a number"):
+            config.override(Shelf(), {path: "1"})
+    with pytest.raises(UserError, match="leads nowhere"):
+        config.override(Shelf(()), {"items.0.weight": "1"})
+
+
 def test_not_finite_is_never_written() -> None:
     with pytest.raises(UserError, match="finite"):
         config.to_json(Optim(lr=float("nan")))

@@ -75,7 +75,7 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
     """A copy of `config` with single fields replaced: {"optim.lr": "1e-4", "steps": 100}.
 
     A string is read as the field's own type ("none", "true", "1,2,3", or JSON for anything longer); any other value
-    must already have it.
+    must already have it. Below a tuple of dataclasses stands an item's `name` or its number: {"loras.ink.weight": 0.5}.
     """
     for path, value in changes.items():
         config = _replaced(config, path, path.split("."), value)
@@ -83,6 +83,9 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
 
 
 def _replaced(config: Any, path: str, parts: list[str], value: Any) -> Any:
+    if isinstance(config, tuple) and len(parts) > 1 and config and all(map(dataclasses.is_dataclass, config)):
+        at = _item(config, parts[0], path)
+        return (*config[:at], _replaced(config[at], path, parts[1:], value), *config[at + 1 :])
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise UserError(f'"{path}" leads nowhere: there is nothing below "{path.removesuffix("." + ".".join(parts))}".')
     types_ = _types(type(config))
@@ -96,6 +99,16 @@ def _replaced(config: Any, path: str, parts: list[str], value: Any) -> Any:
     else:
         inner = _read(types_[name], value, path)
     return dataclasses.replace(config, **{name: inner})
+
+
+def _item(items: tuple[Any, ...], name: str, path: str) -> int:
+    """Which of them has the name, or else the number."""
+    names = [str(getattr(item, "name", index)) for index, item in enumerate(items)]
+    if name in names:
+        return names.index(name)
+    if name.isdecimal() and int(name) < len(items):
+        return int(name)
+    raise UserError(f'"{path}" names no item "{name}".', f"One of: {', '.join(names)}; or a number from 0.")
 
 
 def _read(kind: Any, data: Any, where: str) -> Any:

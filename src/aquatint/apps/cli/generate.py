@@ -126,18 +126,13 @@ def generate(
     """
     wishes, showing, many = wishes or Wishes(), showing or Showing(), many or Many()
     words = check_prompt(prompt, many)
-    request = replace(read_request(words, wishes), edit=read_edit(editing), loras=read_loras(adapting))
-    request = replace(request, guiding=read_guiding(guidance), **read_enlarging(enlarging))
-    then = adapting.refiner if adapting else None
-    request = replace(request, micro=read_micro(sizing, then), refine=read_refine(sizing, then))
-    request = with_shown(replace(request, controls=read_controls(controlling)), shown)
+    request = wished(words, wishes, editing, adapting, guidance, sizing, controlling, enlarging, shown)
     request, checker = guarded(request, guarding)
     requests = varied(spread(request, many, chance))
     finish = Finish(many)
     output = Output(showing.out, showing.format, sum(len(one.seeds) for one in requests))
     try:
-        files = opening(adapting) | opening_controls(controlling) | opening_tools(tools, enlarging) | checker
-        bundle = open_bundle(source, machine, files)
+        bundle = open_bundle(source, machine, files_of(adapting, controlling, tools, enlarging) | checker)
         for request in requests:
             request.resolved(bundle.family)
         for request in requests:
@@ -146,6 +141,39 @@ def generate(
     except BaseException:
         output.abandon()
         raise
+
+
+def wished(
+    prompt: str,
+    wishes: Wishes,
+    editing: Editing | None,
+    adapting: Adapting | None,
+    guidance: Guidance | None,
+    sizing: Sizing | None,
+    controlling: Controlling | None,
+    enlarging: Enlarging | None,
+    shown: Shown | None,
+) -> "Request":
+    """The command line's request, with all that goes into one."""
+    then = adapting.refiner if adapting else None
+    request = replace(
+        read_request(prompt, wishes),
+        edit=read_edit(editing),
+        loras=read_loras(adapting),
+        guiding=read_guiding(guidance),
+        micro=read_micro(sizing, then),
+        refine=read_refine(sizing, then),
+        controls=read_controls(controlling),
+        **read_enlarging(enlarging),
+    )
+    return with_shown(request, shown)
+
+
+def files_of(
+    adapting: Adapting | None, controlling: Controlling | None, tools: Tools | None, enlarging: Enlarging | None
+) -> dict[str, Any]:
+    """What `load` is to open beside the model."""
+    return opening(adapting) | opening_controls(controlling) | opening_tools(tools, enlarging)
 
 
 def read_request(prompt: str, wishes: Wishes) -> "Request":

@@ -6,9 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from aquatint.apps.cli.generate import Machine, Source, Wishes, open_bundle, read_request
-from aquatint.apps.cli.guiding import Guidance, read_guiding
+from aquatint.apps.cli.adapters import Adapting
+from aquatint.apps.cli.control import Controlling
+from aquatint.apps.cli.edit import Editing
+from aquatint.apps.cli.enlarge import Enlarging, Tools
+from aquatint.apps.cli.generate import Machine, Source, Wishes, files_of, open_bundle, wished
+from aquatint.apps.cli.guiding import Guidance
+from aquatint.apps.cli.micro import Sizing
 from aquatint.apps.cli.output import Output
+from aquatint.apps.cli.shown import Shown
 from aquatint.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,22 +48,30 @@ def grid(
     wishes: Wishes | None = None,
     source: Source | None = None,
     machine: Machine | None = None,
+    editing: Editing | None = None,
+    adapting: Adapting | None = None,
     guidance: Guidance | None = None,
+    sizing: Sizing | None = None,
+    controlling: Controlling | None = None,
+    enlarging: Enlarging | None = None,
+    tools: Tools | None = None,
+    shown: Shown | None = None,
     out: Annotated[str, Parameter(help="A folder or a file (.png).")] = "pictures",
 ) -> None:
     """Paint one request along up to three axes, and lay the pictures out in a labelled sheet.
 
-    Any field of a request is an axis, and seed, size and prompt (search and replace) besides. All combinations are
-    checked before the first is painted. Every picture of the sheet is the one that `generate` paints alone.
+    Any field of a request is an axis, and seed, size and prompt (search and replace) besides; a LoRA's or control's by
+    its name, as in --x loras.ink.weight=0..1:0.25. All combinations are checked before the first is painted. Every
+    picture of the sheet is the one that `generate` paints alone.
     """
     wishes, axes = wishes or Wishes(), axes or Axes()
     if wishes.count != 1:
         raise UserError(f"--count {wishes.count} in a grid.", "One picture a cell.", "Take the axis seed=1..4.")
-    request = replace(read_request(prompt, wishes), guiding=read_guiding(guidance))
+    request = wished(prompt, wishes, editing, adapting, guidance, sizing, controlling, enlarging, shown)
     sheets = [_matrix(request, axes)] if axes.matrix else _table(request, axes)
     output = Output(out, None, 1)
     try:
-        bundle = open_bundle(source, machine)
+        bundle = open_bundle(source, machine, files_of(adapting, controlling, tools, enlarging))
         for sheet in sheets:
             for cell in sheet.cells:
                 cell.resolved(bundle.family)
