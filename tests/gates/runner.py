@@ -248,6 +248,9 @@ def main() -> None:
             with contextlib.suppress(UserError):
                 ways[name](Path(good))
             clean(out)
+    for words in plan["words"]:
+        command(*words)
+        clean(out)
     if plan["poison"]:
         poison()
     gc.collect()
@@ -262,8 +265,11 @@ def main() -> None:
                 new = len(new).to_bytes(8, "little") + new + before[8 + int.from_bytes(before[:8], "little") :]
             Path(document).write_bytes(new)
         gc.collect()
+        words = case.get("words", ())
+        every["words"] = lambda path: command(*words)  # noqa: B023
         for name in case["entries"]:
-            row = one(every[name], path, watch, out, path if path.is_dir() else path.parent, tiny)
+            roots = map(Path, case.get("roots", ()))
+            row = one(every[name], path, watch, out, path if path.is_dir() else path.parent, tiny, *roots)
             print(json.dumps({"case": case["name"], "entry": name, **row}), file=results, flush=True)
         if document:
             Path(document).write_bytes(before)

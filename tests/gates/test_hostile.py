@@ -1,4 +1,4 @@
-"""Gates S1, S2 and S4: hostile checkpoints, adapters, embeddings and folders through every entry that takes them.
+"""Gates S1, S2, S4 and S5: hostile checkpoints, adapters, embeddings, folders and names, through every entry.
 
 Nothing is run, imported, fetched, or opened or written elsewhere; every answer is a user's error or a clean success, as
 the table says; each takes at most two seconds and 256 MiB more than before. The default run takes a sample; `-m slow`
@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from tests.gates.corpus import KINDS, Case, Goods, corpus
+from tests.gates.paths import PLACES, STRINGS, WORDS, leaves, options, path_cases, planted
 from tests.weights.test_bad_input import HOSTILE as SOME
 
 RUNNER = Path(__file__).with_name("runner.py")
@@ -51,7 +52,10 @@ def run(root: Path, goods: Goods, cases: list[dict[str, Any]], poison: bool = Fa
     """Cases through their entries, in a process of its own."""
     warm: list[tuple[str, tuple[str, ...]]] = [(str(goods.of(kind)), SURFACES[kind]) for kind in KINDS]
     warm.append((str(goods.archive), ()))  # which every entry refuses
-    plan = {"root": str(root), "tiny": str(goods.native), "cases": cases, "warm": warm, "poison": poison}
+    words = list({tuple(case["before"]): None for case in cases if "before" in case})
+    plan = {
+        "root": str(root), "tiny": str(goods.native), "cases": cases, "warm": warm, "poison": poison, "words": words,
+    }  # fmt: skip
     (root / "plan.json").write_text(json.dumps(plan))
     done = subprocess.run(
         [sys.executable, str(RUNNER), str(root / "plan.json"), str(root / "results.json")],
@@ -124,9 +128,11 @@ CANARIES = ["os.system", "torch.load", "pickle.loads", "slow", "greedy", "outsid
 @pytest.fixture(scope="module")
 def quick(root: Path, goods: Goods) -> dict[str, list[dict[str, Any]]]:
     """What came of a sample of each gate, and of what they must notice, in one process."""
+    paths = list(path_cases(root, goods))
     parts = {
         "S1": made(root / "sample", sample(goods, 6)),
         "S4": random.Random(5).sample(list(inert_cases(goods)), 24),
+        "S5": random.Random(6).sample(paths, 24),
         "canary": [{"name": "canary", "path": str(bomb(root)), "entries": CANARIES}],
     }
     results = run(root, goods, [case for cases in parts.values() for case in cases])
@@ -149,23 +155,6 @@ def test_the_whole_corpus(root: Path, goods: Goods) -> None:
 def test_nothing_that_unpickles_or_imports_is_called(root: Path, goods: Goods) -> None:
     """S2: the corpus once more, with torch.load, pickle, import_module and every way of starting a program poisoned."""
     gate("S2", root, goods, sample(goods, 250), poison=True)
-
-
-def leaves(data: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where the texts are."""
-    if isinstance(data, str):
-        yield place
-    for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
-        yield from leaves(value, (*place, key))
-
-
-def planted(data: Any, place: tuple[Any, ...], text: str) -> Any:
-    """The same data with a text at a place."""
-    if not place:
-        return text
-    copy = dict(data) if isinstance(data, dict) else list(data)
-    copy[place[0]] = planted(data[place[0]], place[1:], text)
-    return copy
 
 
 def inert_cases(goods: Goods) -> Iterator[dict[str, Any]]:
@@ -216,6 +205,20 @@ def test_a_sample_of_texts_is_inert(quick: dict[str, list[dict[str, Any]]]) -> N
 def test_every_text_is_inert(root: Path, goods: Goods) -> None:
     assert len(HOSTILE) == 24
     inert("S4", run(root, goods, list(inert_cases(goods))))
+
+
+def test_a_sample_of_paths_stays_inside(quick: dict[str, list[dict[str, Any]]]) -> None:
+    inert("S5 (sample)", quick["S5"])
+
+
+@pytest.mark.slow
+def test_every_path_stays_inside(tmp_path: Path, goods: Goods) -> None:
+    assert len(STRINGS) == len(set(STRINGS)) == 60
+    inert("S5", run(tmp_path, goods, list(path_cases(tmp_path, goods))))
+
+
+def test_every_option_is_a_place_or_a_word() -> None:
+    assert options() == PLACES | WORDS
 
 
 class Bomb:
