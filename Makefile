@@ -48,13 +48,16 @@ scores: $(VENV)/.dev
 full: $(VENV)/.dev
 	$(BIN)/pytest -q -m "full or slow"
 
-# The pocket model from nothing: stages planned for 130 minutes on two cores, or PACE times that. Each stage goes on
-# where it was stopped.
+# The pocket model from nothing, stage by stage; each goes on where it was stopped. Minutes on a GPU, hours without one
+# (times PACE); the scenes take 20 GB of disk.
 pocket: $(VENV)/.dev
-	for stage in words alignment autoencoder latents unet; do \
-	  $(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m recipes.pocket $$stage --out $(OUT) --pace $(PACE) || exit 1; \
+	for stage in words scenes alignment autoencoder latents detector unet export; do \
+	  case $$stage in \
+	    alignment|autoencoder|unet) run="$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES)" ;; \
+	    *) run=$(BIN)/python ;; \
+	  esac; \
+	  $$run -m recipes.pocket $$stage --out $(OUT) --pace $(PACE) || exit 1; \
 	done
-	$(BIN)/python -m recipes.pocket export --out $(OUT)
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache

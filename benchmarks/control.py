@@ -36,7 +36,8 @@ def main() -> None:
     """Paint and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, required=True)
-    sheet(aquatint.load()).save(parser.parse_args().write, quality=90)
+    path, made = parser.parse_args().write, sheet(aquatint.load())
+    made.resize((made.width // 2, made.height // 2), Image.Resampling.LANCZOS).save(path, quality=88)
 
 
 if __name__ == "__main__":

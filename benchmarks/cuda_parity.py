@@ -196,7 +196,7 @@ def between(name: str, here: np.ndarray, there: np.ndarray) -> Row:
 
 def walks(box: Box, toy: bool) -> Iterator[Row]:
     """The pocket model's whole trajectories through the public door, and a picture painted twice."""
-    how: dict[str, Any] = {"steps": 2 if toy else 12, "width": 64 if toy else 128, "height": 64 if toy else 128}
+    how: dict[str, Any] = {"steps": 2 if toy else 12, "width": 64 if toy else 256, "height": 64 if toy else 256}
     here = aquatint.load(device="cpu", dtype="float32")
     there = {name: aquatint.load(device=str(box.device), dtype=name) for name in ("float32", "bfloat16", "float16")}
     for sampler in WALKS[: 2 if toy else None]:

@@ -12,7 +12,7 @@ import aquatint
 from aquatint import Edit, Outpaint, given
 from aquatint.pipelines.sweep import labelled
 
-SIDE = 128
+SIDE = 256
 
 
 def sheet(bundle: aquatint.Bundle) -> Image.Image:
@@ -24,15 +24,15 @@ def sheet(bundle: aquatint.Bundle) -> Image.Image:
         first.append((f"a panda, {strength:g}", panda.image))
     apple = bundle.paint("a red apple on a blue background", seed=6).image
     mask = Image.new("L", (SIDE, SIDE), 0)
-    mask.paste(255, (8, 8, 120, 120))
+    mask.paste(255, (16, 16, 240, 240))
     second = [("", apple), ("mask", mask.convert("RGB"))]
     for subject in ("a yellow star", "a green circle", "a cat"):
         edit = Edit(given(apple), mask=given(mask), strength=1.0, fill="noise")
         second.append((subject, bundle.paint(f"{subject} on a blue background", seed=6, edit=edit).image))
-    sides = Edit(given(cat), strength=1.0, blur=6.0, outpaint=Outpaint(left=64, right=64))
+    sides = Edit(given(cat), strength=1.0, blur=12.0, outpaint=Outpaint(left=128, right=128))
     wide = bundle.paint("a meadow", seed=4, edit=sides).image
     rows = [labelled([picture for _, picture in row], [label for label, _ in row], [""]) for row in (first, second)]
-    rows.append(labelled([wide], ["64 pixels more at either side"], [""]))
+    rows.append(labelled([wide], ["128 pixels more at either side"], [""]))
     made = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
     for index, row in enumerate(rows):
         made.paste(row, (0, sum(above.height for above in rows[:index])))
@@ -43,7 +43,8 @@ def main() -> None:
     """Paint and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, required=True)
-    sheet(aquatint.load()).save(parser.parse_args().write, quality=90)
+    path, made = parser.parse_args().write, sheet(aquatint.load())
+    made.resize((made.width // 2, made.height // 2), Image.Resampling.LANCZOS).save(path, quality=88)
 
 
 if __name__ == "__main__":

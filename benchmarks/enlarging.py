@@ -17,31 +17,31 @@ HIRES = (("latent", 0.1), ("lanczos", 0.1), ("lanczos", 0.3), ("latent", 0.7))
 
 
 def sheet(bundle: aquatint.Bundle) -> Image.Image:
-    """From one seed to another; from 128 pixels to 256; a tile laid four times, and windows over a wide canvas."""
+    """From one seed to another; from 256 pixels to 512; a tile laid four times, and windows over a wide canvas."""
     house = "a house in the snow"
     turned = [
         bundle.paint(house, seed=1, variation=Variation(2, share)).image for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     ]
     first = labelled(turned, ["seed 1", "0.2", "0.4", "0.6", "0.8", "seed 2"], [""])
     plain, tile = bundle.paint(house, seed=2).image, bundle.paint(house, seed=2, seamless="both").image
-    corners = [side_by_side([one] * 4, 2).crop((64, 64, 192, 192)) for one in (plain, tile)]
+    corners = [side_by_side([one] * 4, 2).crop((128, 128, 384, 384)) for one in (plain, tile)]
     first = _beside([first, labelled(corners, ["four, laid", "seamless"], [""])])
     small = bundle.paint("a cat in a meadow", seed=4).image
-    large = [small.resize((256, 256), Image.Resampling.LANCZOS)]
+    large = [small.resize((512, 512), Image.Resampling.LANCZOS)]
     large += [
         bundle.paint("a cat in a meadow", seed=4, hires=Hires(upscaler=name, strength=strength)).image
         for name, strength in HIRES
     ]
-    second = labelled(large, ["128, enlarged", *(f"{name}, {strength:g}" for name, strength in HIRES)], [""])
-    meadow = {"seed": 4, "width": 256}
+    second = labelled(large, ["256, enlarged", *(f"{name}, {strength:g}" for name, strength in HIRES)], [""])
+    meadow = {"seed": 4, "width": 512}
     alone = bundle.paint("a meadow", **meadow).image
-    wide = bundle.paint("a meadow", **meadow, tiling=Tiling(128, 128, 64, "gaussian")).image
+    wide = bundle.paint("a meadow", **meadow, tiling=Tiling(256, 256, 128, "gaussian")).image
     cats = bundle.paint("a cat in a meadow", **meadow).image
-    windows = bundle.paint("a cat in a meadow", **meadow, tiling=Tiling(128, 128, 64, "gaussian")).image
+    windows = bundle.paint("a cat in a meadow", **meadow, tiling=Tiling(256, 256, 128, "gaussian")).image
     third = [labelled([side_by_side([tile] * 4, 2)], ["seamless, laid 2 x 2"], [""])]
     third += [
-        _below([labelled([above], [f"{label}, 256 x 128"], [""]), below])
-        for label, above, below in (("at once", alone, cats), ("in windows of 128", wide, windows))
+        _below([labelled([above], [f"{label}, 512 x 256"], [""]), below])
+        for label, above, below in (("at once", alone, cats), ("in windows of 256", wide, windows))
     ]
     return _below([first, second, _beside(third)])
 
@@ -64,7 +64,8 @@ def main() -> None:
     """Paint and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, required=True)
-    sheet(aquatint.load()).save(parser.parse_args().write, quality=85)
+    path, made = parser.parse_args().write, sheet(aquatint.load())
+    made.resize((made.width // 2, made.height // 2), Image.Resampling.LANCZOS).save(path, quality=85)
 
 
 if __name__ == "__main__":

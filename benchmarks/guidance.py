@@ -18,7 +18,7 @@ from aquatint.evaluation.prompts import SINGLE, prompts
 from aquatint.evaluation.runs import gather, score
 from aquatint.pipelines.guiding import Apg, FreeU, Guiding, Interval, Pag, Sag, Threshold
 from aquatint.pipelines.sweep import labelled
-from aquatint.training.data.world import SMALL
+from aquatint.training.data.world import MEDIUM
 
 DETECTOR = Path(aquatint.__file__).parent / "evaluation" / "detector.safetensors"
 
@@ -74,7 +74,7 @@ def next_picture(bundle: aquatint.Bundle, request: Request) -> Image.Image:
 
 def scores(bundle: aquatint.Bundle, each: int) -> None:
     """Print of each kind, in percent: pictures of a single object that are right in everything, with 95 % intervals."""
-    detector, asked = Detector.open(DETECTOR), prompts(SMALL, SINGLE, -(-each // len(SINGLE)))
+    detector, asked = Detector.open(DETECTOR), prompts(MEDIUM, SINGLE, -(-each // len(SINGLE)))
     for name, request in ROWS.items():
 
         def paint(texts: list[str], seeds: list[int], request: Request = request) -> np.ndarray:
@@ -93,7 +93,8 @@ def main() -> None:
     options = parser.parse_args()
     bundle = aquatint.load()
     if options.write:
-        sheet(bundle).save(options.write, quality=80)
+        made = sheet(bundle)
+        made.resize((made.width // 2, made.height // 2), Image.Resampling.LANCZOS).save(options.write, quality=80)
     if options.score:
         scores(bundle, options.score)
 

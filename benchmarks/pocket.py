@@ -82,7 +82,7 @@ def main() -> None:
             f"torch {torch.__version__}; {given.runs} runs each, medians, seconds."
         ),
         f"Command: `python benchmarks/pocket.py --runs {given.runs}`\n",
-        "| a picture (128 x 128, 12 steps, guidance) | whole | start and file | text | steps | decode |",
+        "| a picture (256 x 256, 12 steps, guidance) | whole | start and file | text | steps | decode |",
         "|---|---|---|---|---|---|",
         row("cold: `aquatint generate` to the file", cold(given.runs)),
         row("warm: the next picture", warm(given.runs)),

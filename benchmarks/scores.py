@@ -23,14 +23,15 @@ import aquatint
 from aquatint.base import images
 from aquatint.evaluation.detector import Detector
 from aquatint.evaluation.lessons import train_detector
-from aquatint.evaluation.prompts import SINGLE, prompts
+from aquatint.evaluation.prompts import CATEGORIES, SINGLE, prompts
 from aquatint.evaluation.runs import Autoencode, Pictures, controls, evaluate, fidelity, gather, likeness, truth
 from aquatint.training.data.stream import Stream
-from aquatint.training.data.world import SMALL
+from aquatint.training.data.world import MEDIUM
 
 ROOT = Path(__file__).parents[1]
 DETECTOR = ROOT / "src" / "aquatint" / "evaluation" / "detector.safetensors"
 SHEET = ROOT / "docs" / "pocket-sheet.jpg"
+CELL = 160  # px a picture in the sheet
 BEGIN, END = "<!-- scores: written by `make scores` -->", "<!-- end of scores -->"
 
 
@@ -61,15 +62,15 @@ def autoencoder(bundle: aquatint.Bundle) -> Autoencode:
 def report(bundle: aquatint.Bundle, each: int, categories: Sequence[str]) -> str:
     """Everything that the README says of the pocket model, as Markdown."""
     detector, painter, both = Detector.open(DETECTOR), Painter(bundle), autoencoder(bundle)
-    asked = prompts(SMALL, categories, each)
+    asked = prompts(MEDIUM, categories, each)
     painted = evaluate(painter, detector, asked)
     table = painted + controls(detector, asked, both)
     single = table.total([c for c in SINGLE if c in categories], "single object, together")
     own = [row for row in painted.rows if "wrong" not in row.source]
     per = painter.seconds / painter.count
-    fair = prompts(SMALL, ("wording",), 200)
+    fair = prompts(MEDIUM, ("wording",), 200)
     distances = likeness(
-        gather(painter, fair, seed=9_000), detector, Stream(SMALL, 77, kinds={"single": 1.0}), range(4000)
+        gather(painter, fair, seed=9_000), detector, Stream(MEDIUM, 77, kinds={"single": 1.0}), range(4000)
     )
     kept = fidelity(truth(asked), both)
     near, fresh = distances["nearest"], distances["nearest_fresh"]
@@ -88,18 +89,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
     parser.add_argument("--each", type=int, default=84)
-    parser.add_argument("--categories", nargs="+", default=list(SINGLE))
+    parser.add_argument("--categories", nargs="+", default=list(CATEGORIES))
     parser.add_argument("--write", type=Path)
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--train-detector", action="store_true")
     given = parser.parse_args()
     bundle = aquatint.load(given.model)
     if given.train_detector:
-        train_detector(SMALL, DETECTOR, autoencode=autoencoder(bundle))
+        train_detector(MEDIUM, DETECTOR, autoencode=autoencoder(bundle))
     if given.sheet or given.write:
-        shown = prompts(SMALL, ("subject", "shape", "wording"), 28)
-        some = shown[:28] + shown[28:46] + shown[56:74]
-        painted = [Image.fromarray(picture) for picture in gather(Painter(bundle), some, seed=100)]
+        counts = {"subject": 24, "shape": 8, "wording": 8, "placed": 8, "pair": 8, "count": 8}
+        some = [prompt for name, count in counts.items() for prompt in prompts(MEDIUM, (name,), count)]
+        painted = [Image.fromarray(picture).resize((CELL, CELL)) for picture in gather(Painter(bundle), some, seed=100)]
         images.sheet(painted, 8).save(given.sheet or SHEET, quality=88)
         print("\n".join(prompt.text for prompt in some))
     text = report(bundle, given.each, given.categories)

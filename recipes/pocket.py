@@ -1,16 +1,19 @@
-"""The pocket model from nothing, on two CPU cores: `make pocket`, or stage by stage
+"""The pocket model from nothing: `make pocket`, or stage by stage
 
     torchrun --standalone --nproc-per-node 2 -m recipes.pocket STAGE --out runs/pocket
 
-STAGE      minutes   what comes out, and the number to expect
-words            0   tokenizer: BPE of 1,024 entries from captions of the world
-alignment       12   text encoder and image tower by contrast; `right` near 0.7 (batch of 64, half of them look-alikes)
-autoencoder     22   KL autoencoder with perception and a patch critic; PSNR on held-out scenes near 29 dB
-latents          5   60,000 scenes encoded once
-unet            90   U-Net and text encoder, v-prediction; the gap between right and wrong words opens within 15 minutes
-export           0   the weights as the package carries them: float16 in aquatint's native format
+STAGE        GPU, minutes   what comes out, and the number to expect
+words              0        tokenizer: BPE of 2,048 entries from captions of the world
+scenes             1        100,000 scenes rendered and put into words, by all processors
+alignment          1        text encoder and image tower by contrast
+autoencoder        2        KL autoencoder with perception and a patch critic
+latents            0        the scenes encoded
+detector           5        who judges the pictures, beside the U-Net: evaluation's centre-point detector
+unet               6        U-Net and text encoder, v-prediction
+export             0        the weights as the package carries them: float16 in aquatint's native format
 
-Every stage goes on from its last checkpoint when it is started again.
+Every stage goes on from its last checkpoint when it is started again. With --wait, a stage that needs another's result
+waits for it, so that all may be started at once.
 """
 
 import argparse
@@ -18,24 +21,23 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from aquatint.base import files, images
-from aquatint.base.noise import CROP, EPS, PRIOR, Noise
-from aquatint.diffusion.denoisers import Conditioning, guided
-from aquatint.diffusion.grids import GRIDS
-from aquatint.diffusion.prediction import PREDICTIONS
-from aquatint.diffusion.samplers import SAMPLERS
-from aquatint.diffusion.schedule import Level, NoiseSchedule
+from aquatint.base.noise import CAPTION, CROP, Noise
+from aquatint.base.runtime import DTYPES
+from aquatint.diffusion.schedule import NoiseSchedule
 from aquatint.engines.plain import prepare
+from aquatint.evaluation.lessons import train_detector
 from aquatint.evaluation.metrics import psnr
-from aquatint.families import POCKET, Family
+from aquatint.families import POCKET
 from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.critics import CriticConfig, PatchCritic, Perception
 from aquatint.nets.text import ImageConfig, ImageTower, TextEncoder
@@ -44,25 +46,25 @@ from aquatint.nets.unet import UNet
 from aquatint.pipelines.bundle import Bundle, save
 from aquatint.pipelines.vocabulary import Vocabulary
 from aquatint.training import parallel
-from aquatint.training.data.captions import canonical, caption, vocabulary
+from aquatint.training.data.captions import vocabulary
 from aquatint.training.data.latents import Latents, encode, pixels
-from aquatint.training.data.render import render
-from aquatint.training.data.scenes import WORDS, Draws, Scene, held_out
+from aquatint.training.data.pool import make
 from aquatint.training.data.stream import Stream
-from aquatint.training.data.world import SMALL
 from aquatint.training.loop import train
 from aquatint.training.objectives.autoencoder import Reconstruction, Weights, calm, settle
 from aquatint.training.objectives.diffusion import Aim, Denoising
 from aquatint.training.objectives.text import Alignment, Towers
-from aquatint.training.recipe import Batch, Length, Moment, Optim, Recipe, Share
+from aquatint.training.recipe import Batch, Moment, Optim, Recipe, Share
 from aquatint.training.start import start
-from aquatint.training.state import checkpoints, part, read
+from aquatint.training.state import averaged, part
+from recipes.place import CPU, GPU, TOY, Place
+from recipes.shown import GROUP, SEED, WORLD, alike, described
+from recipes.watch import Watch, sheet
 
-SEED = 2026
-WORLD = SMALL
-MIXED = {"single": 0.55, "placed": 0.2, "pair": 0.15, "count": 0.1}
-TOWER = ImageConfig(size=128, patch=16, width=128, layers=4, heads=4, projection=128)
-SCENES = 60_000  # encoded once; the U-Net sees each several times, under a new caption each time
+TOWER = ImageConfig(size=128, patch=16, width=128, layers=4, heads=4, projection=256)
+FINISHED = "finished.json"  # in a stage's folder, when it has come to its end
+SILENT = 0.1  # share of the samples without words: what classifier-free guidance needs
+WORDINGS = 8  # of each scene
 
 
 def rows(moment: Moment, share: Share, size: int) -> range:
@@ -77,117 +79,114 @@ def tokenizer(out: Path) -> Tokenizer:
     return Tokenizer.from_folder(out / "tokenizer")
 
 
-def words(out: Path) -> None:
-    """Learn a byte-pair encoding from 20,000 captions."""
-    stream = Stream(WORLD, SEED, kinds=MIXED)
-    texts = [stream.caption(index) for index in range(20_000)]
-    Tokenizer.train(texts, POCKET.text.vocabulary).save(out / "tokenizer")
+def words(place: Place) -> None:
+    """Learn a byte-pair encoding from 40,000 captions."""
+    stream = Stream(WORLD, SEED)
+    texts = [stream.caption(index) for index in range(min(40_000, 20 * place.scale.scenes))]
+    Tokenizer.train(texts, POCKET.text.vocabulary).save(place.out / "tokenizer")
 
 
-def alignment(out: Path, minutes: float) -> Recipe:
+def scenes(place: Place) -> None:
+    """Render and word all that the other stages look at."""
+    scale, told = place.scale, place.out / "tokenizer"
+    make(place.pool / "scenes", described, told, scale.scenes, seed=SEED + 4, side=WORLD.canvas, wordings=WORDINGS)
+    make(place.pool / "alike", alike, told, scale.alike, seed=SEED + 1, side=TOWER.size, wordings=4, complete=0.9)
+
+
+def alignment(place: Place) -> Recipe:
     """CLIP alignment of captions and pictures; the U-Net then starts with words that mean something.
 
     Every other batch is of scenes that differ in little but the object. Without these, colours and backgrounds tell
     pictures apart well enough, the names of shapes stay synonyms, and the U-Net never hears them (docs/log.md).
     """
-    words_, stream = tokenizer(out), Stream(WORLD, SEED + 1, kinds=MIXED)
     towers = Towers(TextEncoder(POCKET.text), ImageTower(TOWER))
     start(towers, SEED)
+    pool, close, size = place.scenes(), place.scenes("alike"), place.scale.pairs
 
     def batch(moment: Moment, share: Share) -> Batch:
-        numbers = rows(moment, share, 64)
-        scenes = [stream.scene(number) for number in numbers]
-        if moment.step % 2:
-            scenes = [scene for first in range(0, len(scenes), 16) for scene in alike(scenes[first : first + 16])]
-        said = [caption(s, Draws(SEED + 1, n, WORDS), 0.9, 0.0) for s, n in zip(scenes, numbers, strict=True)]
-        return {"pixels": pixels(np.stack([render(scene) for scene in scenes])), "ids": words_(said)}
+        numbers = rows(moment, share, size)
+        source = close if moment.step % 2 else pool
+        if source is close:  # whole groups
+            firsts = [GROUP * shuffled(n // GROUP, len(close) // GROUP) for n in numbers[::GROUP]]
+            chosen = [first + i for first in firsts for i in range(GROUP)]
+        else:
+            chosen = [shuffled(number, len(pool)) for number in numbers]
+        picked, wordings = picks(chosen, numbers, source.ids, place.device)
+        pictures = source.whole(picked)
+        times = pictures.shape[-1] // TOWER.size
+        return {"pixels": avg_pool2d(pictures, times), "ids": source.ids[picked, wordings].long()}
 
-    optim = Optim(lr=1e-3, decay=0.05, warmup=100)
+    optim = Optim(lr=1e-3, decay=0.05, warmup=100, hold=0.3)
     return Recipe(
-        "alignment", SEED, Alignment(towers), batch, Length(minutes=minutes), {"towers": optim}, (0.99,), batch_size=64
-    )
+        "alignment", SEED, Alignment(towers), batch, place.length(), {"towers": optim}, (0.99,), batch_size=size,
+        device=place.device,
+    )  # fmt: skip
 
 
-def alike(scenes: list[Scene]) -> list[Scene]:
-    """The scenes in one colour on one background, the first shape's; what would be held out stays as it was."""
-    coloured = [scene for scene in scenes if scene.things[0].colour]
-    if not coloured:
-        return scenes
-    colour, background = coloured[0].things[0].colour, coloured[0].background
-    changed = []
-    for scene in scenes:
-        things = tuple(replace(thing, colour=colour if thing.colour else None) for thing in scene.things)
-        made = replace(scene, things=things, background=background)
-        changed.append(scene if held_out(made) else made)
-    return changed
+def picks(chosen: list[int], numbers: range, ids: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows of a pool and a wording of each, drawn by the samples' numbers; on the device."""
+    wordings = Noise([SEED] * len(numbers), numbers).integers((), ids.shape[1], draw=CAPTION)
+    return torch.tensor(chosen).to(device), wordings.to(device)
 
 
-def autoencoder(out: Path, minutes: float) -> Recipe:
+def autoencoder(place: Place) -> Recipe:
     """The autoencoder: small crops first (many gradients a second), whole pictures from 60 %, the critic from 70 %."""
-    net, critic = Autoencoder(POCKET.autoencoder), PatchCritic(CriticConfig(widths=(24, 48, 96), groups=8))
+    net, critic = Autoencoder(POCKET.autoencoder), PatchCritic(CriticConfig(widths=(32, 64, 128), groups=8))
     start(net, SEED + 2)
     start(critic, SEED + 3)
     calm(net)
     prepare(net)
-    tower = ImageTower(TOWER)
-    tower.load_state_dict(part(averaged(out / "alignment", "towers"), "image."))
-    stream = Stream(WORLD, SEED + 2, kinds=MIXED)
+    pool, phases = place.scenes(), place.scale.crops
 
     def batch(moment: Moment, share: Share) -> Batch:
-        side, count = (32, 64) if moment.progress < 0.25 else (64, 16) if moment.progress < 0.6 else (128, 8)
-        own = count // share.world
-        numbers = rows(moment, share, 64)[:own]
-        whole = pixels(stream.batch(numbers)[0])
-        corners = Noise([SEED] * own, numbers).integers((2,), WORLD.canvas - side + 1, draw=CROP).tolist()
-        return {
-            "pixels": torch.stack([p[:, y : y + side, x : x + side] for p, (y, x) in zip(whole, corners, strict=True)])
-        }
+        side, count = phases[0 if moment.progress < 0.25 else 1 if moment.progress < 0.6 else 2]
+        numbers = rows(moment, share, phases[0][1])[: max(1, count // share.world)]
+        chosen = [shuffled(number, len(pool)) for number in numbers]
+        corners = Noise([SEED] * len(chosen), numbers).integers((2,), WORLD.canvas - side + 1, draw=CROP)
+        return {"pixels": pool.crops(torch.tensor(chosen).to(place.device), corners.to(place.device), side)}
 
-    held = pixels(Stream(WORLD, SEED + 99, kinds=MIXED).batch(range(48))[0])
+    pictures = Stream(WORLD, SEED + 99).batch(range(48))[0]
+    held = pixels(pictures)
 
     @torch.no_grad()
     def watch(moment: Moment, averaged: Mapping[str, nn.Module], folder: Path) -> Mapping[str, float]:
         model = averaged["autoencoder"]
         assert isinstance(model, Autoencoder)
-        painted = model.decode(model.encode(held)).clamp(-1, 1)
+        painted = model.decode(model.encode(held.to(place.device))).clamp(-1, 1).cpu()
         sheet(torch.cat([held[:16], painted[:16]]), folder / "sheet.png", 8)
-        pair = (images.to_bytes(x).permute(0, 2, 3, 1).contiguous().numpy() for x in (held, painted))
-        return {"psnr": psnr(*pair).mean().item()}
+        return {"psnr": psnr(pictures, images.to_bytes(painted).permute(0, 2, 3, 1).contiguous().numpy()).mean().item()}
 
-    objective = Reconstruction(net, critic, Weights(start=0.7, critic=0.3), Perception(tower), TOWER.size)
+    @cache
+    def perception() -> Perception:
+        tower = ImageTower(TOWER)
+        place.after(place.out / "alignment" / FINISHED)
+        tower.load_state_dict(part(averaged(place.out / "alignment", "towers"), "image."))
+        return Perception(tower).to(place.device)
+
+    objective = Reconstruction(
+        net, critic, Weights(start=0.7, critic=0.3), lambda a, b: perception()(a, b), WORLD.canvas
+    )
     optims = {
         "autoencoder": Optim(lr=1e-3, decay=0.0, betas=(0.9, 0.99), warmup=100, hold=0.4, final=0.02, clip=0.5),
         "critic": Optim(lr=5e-4, decay=0.0, betas=(0.5, 0.9), warmup=50),
     }
     return Recipe(
-        "autoencoder",
-        SEED + 2,
-        objective,
-        batch,
-        Length(minutes=minutes),
-        optims,
-        (0.999,),
-        batch_size=64,
-        watch=watch,
-        watch_minutes=4.0,
-    )
+        "autoencoder", SEED + 2, objective, batch, place.length(), optims, (0.999,), batch_size=phases[0][1],
+        watch=watch, watch_minutes=place.minutes / 4, device=place.device, dtype=place.scale.dtype,
+    )  # fmt: skip
 
 
-def latents(out: Path) -> None:
+@torch.no_grad()
+def latents(place: Place) -> None:
     """Encode the scenes once, with every latent channel brought to zero mean and unit deviation."""
-    share = parallel.join()
-    (out / "latents.json").unlink(missing_ok=True)
-    net = trained_autoencoder(out)
-    each = SCENES // share.world
-    encoded = encode(net, Stream(WORLD, SEED + 4), range(share.rank * each, (share.rank + 1) * each))
-    means, deviations = (parallel.gather(column) for column in encoded)
-    if share.rank == 0:
-        centre = means.mean(dim=(0, 2, 3))
-        width = (means.var(dim=(0, 2, 3)) + deviations.square().mean(dim=(0, 2, 3))).sqrt()
-        shape = (1, -1, 1, 1)
-        cache = Latents((means - centre.view(shape)) / width.view(shape), deviations / width.view(shape))
-        cache.save(out / "latents.safetensors")
-        files.write(out / "latents.json", json.dumps({"mean": centre.tolist(), "deviation": width.tolist()}))
+    (place.out / "latents.json").unlink(missing_ok=True)
+    place.after(place.out / "autoencoder" / FINISHED)
+    net, pool = trained_autoencoder(place.out).to(place.device), place.scenes()
+    found = encode(net, pool, dtype=place.scale.dtype)
+    centre = found.means.mean(dim=(0, 2, 3))
+    width = (found.means.var(dim=(0, 2, 3)) + found.deviations.square().mean(dim=(0, 2, 3))).sqrt()
+    found.settled(centre, width).save(place.out / "latents.safetensors")
+    files.write(place.out / "latents.json", json.dumps({"mean": centre.tolist(), "deviation": width.tolist()}))
 
 
 def trained_autoencoder(out: Path) -> Autoencoder:
@@ -201,6 +200,24 @@ def trained_autoencoder(out: Path) -> Autoencoder:
     return net
 
 
+def detector(place: Place) -> None:
+    """Who judges the pictures (aquatint.evaluation): trained on renders and reconstructions, by the clock."""
+    place.after(place.out / "latents.json")
+    net = trained_autoencoder(place.out).to(place.device)
+    if place.device.type == "cuda":
+        torch.set_num_threads(1)  # the pictures are spoilt one by one: sixteen threads took 1.9 s for 64 of them
+
+    @torch.no_grad()
+    def autoencode(pictures: np.ndarray) -> np.ndarray:
+        again = net.decode(net.encode(pixels(pictures).to(place.device)))
+        return images.to_bytes(again).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+    train_detector(
+        WORLD, place.out / "detector.safetensors", steps=1_000_000, minutes=place.length().minutes,
+        batch=place.scale.lessons, rate=3e-3, autoencode=autoencode, workers=place.scale.drawers, device=place.device,
+    )  # fmt: skip
+
+
 def trained_text(out: Path) -> TextEncoder:
     """The text encoder as alignment left it."""
     text = TextEncoder(POCKET.text)
@@ -208,33 +225,55 @@ def trained_text(out: Path) -> TextEncoder:
     return text.eval()
 
 
-def unet(out: Path, minutes: float) -> Recipe:
+def unet(place: Place) -> Recipe:
     """The U-Net: v-prediction on a zero-terminal schedule, min-SNR 5, noisy times preferred.
 
     The text encoder learns on with it: alignment told subjects and colours apart but hardly shapes, and a U-Net over a
     frozen one never heard their names (docs/log.md has the measurements).
     """
-    words_, text, cache = tokenizer(out), trained_text(out), Latents.load(out / "latents.safetensors")
-    net = UNet(POCKET.unet)
+    words_, net, device, size = tokenizer(place.out), UNet(POCKET.unet), place.device, place.scale.batch
     start(net, SEED + 5)
     prepare(net)
-    scenes = Stream(WORLD, SEED + 4)
-    size = 48
+    if place.compile:
+        warm(net.to(device), size, DTYPES[place.scale.dtype])
+    place.after(place.out / "alignment" / FINISHED)
+    place.after(place.out / "latents.json")
+    text, told = trained_text(place.out), place.scenes(device="cpu").ids.to(device)
+    kept = Latents.load(place.out / "latents.safetensors").to(device)
+    batch = taught(kept, told, words_([""]).to(device), SEED + 4, size)
+    objective = Denoising(net, text, NoiseSchedule(POCKET.schedule), Aim("v", snr_cap=5.0, late=0.3), frozen=False)
+    judge = Watch(POCKET, Stream(WORLD, SEED + 98), words_, trained_autoencoder(place.out).to(device), device)
+    return Recipe(
+        "unet", SEED + 5, objective, batch, place.length(),
+        {"unet": Optim(lr=1e-3, decay=0.01, warmup=200, hold=0.6, final=0.02)},
+        (0.99, 0.999), batch_size=size, watch=judge.unet, watch_minutes=place.minutes / 6,
+        save_minutes=place.minutes / 6, device=device, dtype=place.scale.dtype,
+    )  # fmt: skip
+
+
+def taught(kept: Latents, told: Tensor, empty: Tensor, seed: int, size: int) -> Callable[[Moment, Share], Batch]:
+    """Batches of cached scenes, each in one of its wordings `told` [n, k, 77], a few of them without words."""
 
     def batch(moment: Moment, share: Share) -> Batch:
         numbers = rows(moment, share, size)
-        chosen = [shuffled(number, len(cache.means)) for number in numbers]
-        captions = [caption(scenes.scene(c), Draws(SEED + 6, n, WORDS)) for c, n in zip(chosen, numbers, strict=True)]
-        noise = Noise([SEED + 4] * len(numbers), numbers)
-        return {"latents": cache.draw(torch.tensor(chosen), noise), "ids": words_(captions)}
+        noise = Noise([seed] * len(numbers), numbers)
+        picked, wordings = picks([shuffled(number, len(told)) for number in numbers], numbers, told, told.device)
+        silent = noise.uniform((1,), draw=CAPTION).to(told.device) < SILENT
+        ids = torch.where(silent, empty, told[picked, wordings].long())
+        return {"latents": kept.draw(picked, noise), "ids": ids}
 
-    objective = Denoising(net, text, NoiseSchedule(POCKET.schedule), Aim("v", snr_cap=5.0, late=0.3), frozen=False)
-    judge = Watch(words_, trained_autoencoder(out))
-    return Recipe(
-        "unet", SEED + 5, objective, batch, Length(minutes=minutes),
-        {"unet": Optim(lr=1.2e-3, decay=0.01, warmup=100, hold=0.5, final=0.03)},
-        (0.99, 0.999), batch_size=size, watch=judge.unet, watch_minutes=4.0,
-    )  # fmt: skip
+    return batch
+
+
+def warm(net: UNet, size: int, dtype: torch.dtype) -> None:
+    """Compile the net for training batches, once around, while other stages run."""
+    side = POCKET.defaults.height // POCKET.autoencoder.factor
+    net.compile()
+    x = torch.zeros(size, POCKET.unet.channels_in, side, side, device="cuda")
+    context = torch.zeros(size, POCKET.text.positions, POCKET.text.width, device="cuda", requires_grad=True)
+    with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+        out = net(x, torch.zeros(size, device="cuda"), context)
+    torch.autograd.grad(out.float().square().sum(), [context, *net.parameters()])
 
 
 def shuffled(number: int, count: int) -> int:
@@ -246,95 +285,9 @@ def shuffled(number: int, count: int) -> int:
     return (place * stride + 31 * epoch) % count
 
 
-def other_word(scene: Scene) -> Scene:
-    """The scene with the next subject in its subject's place, or the next shape in its shape's."""
-    thing = scene.things[0]
-    names = WORLD.shapes if thing.colour else tuple(WORLD.subjects)
-    word = names[(names.index(thing.word) + 1) % len(names)]
-    return replace(scene, things=(replace(thing, word=word), *scene.things[1:]))
-
-
-class Watch:
-    """What is looked at while the U-Net learns: whether it uses the words, and a sheet of pictures."""
-
-    def __init__(self, words_: Tokenizer, decoder: Autoencoder) -> None:
-        self.words, self.decoder = words_, decoder
-        self.schedule = NoiseSchedule(POCKET.schedule)
-        known = Stream(WORLD, SEED + 98)
-        self.scenes = [known.scene(index) for index in range(96)]
-        pictures = np.stack([known.batch([index])[0][0] for index in range(96)])
-        with torch.no_grad():
-            self.latents = decoder.encode(pixels(pictures))
-
-    @torch.no_grad()
-    def unet(self, moment: Moment, averaged: Mapping[str, nn.Module], folder: Path) -> Mapping[str, float]:
-        """Errors at t = 900 of subjects and of shapes, under the right caption, one with another of their words, and
-        one with another background; and sheet.png. A word whose change does not matter is a word that is not heard."""
-        net, text = averaged["unet"].children()
-        assert isinstance(net, UNet)
-        assert isinstance(text, TextEncoder)
-        self.sheet(net, text, folder / "sheet.png")
-        task = Denoising(net, text, self.schedule, Aim("v"))
-        level, count = self.schedule.at(900), len(self.scenes)
-        eps = Noise([SEED] * count, range(count)).normal(tuple(self.latents.shape[1:]), draw=EPS)
-        column = torch.ones(count, 1, 1, 1)
-        levels = Level(column * level.alpha, column * level.sigma, column * level.t)
-        others = [self.scenes[(i + 1) % count].background for i in range(count)]
-        versions = {
-            "": self.scenes,
-            ", wrong word": [other_word(scene) for scene in self.scenes],
-            ", wrong back": [replace(s, background=back) for s, back in zip(self.scenes, others, strict=True)],
-        }
-        shapes = torch.tensor([scene.things[0].colour is not None for scene in self.scenes])
-        found: dict[str, float] = {}
-        for name, scenes in versions.items():
-            errors = task.errors(self.latents, eps, levels, self.words([canonical(scene) for scene in scenes]))
-            found |= {f"subject{name}": errors[~shapes].mean().item(), f"shape{name}": errors[shapes].mean().item()}
-        return found
-
-    def sheet(self, net: UNet, text: TextEncoder, path: Path, count: int = 24) -> None:
-        """Paint the first scenes' captions with the family's defaults."""
-        prompts = [canonical(s) for s in self.scenes[:count]]
-        painted = paint(POCKET, net, text, self.words, self.decoder, prompts, range(count))
-        sheet(painted, path, 8)
-        files.write(path.with_suffix(".txt"), "\n".join(prompts) + "\n")
-
-
-@torch.no_grad()
-def paint(
-    family: Family,
-    net: UNet,
-    text: TextEncoder,
-    words_: Tokenizer,
-    decoder: Autoencoder,
-    prompts: list[str],
-    seeds: range,
-) -> Tensor:
-    """Pictures [n, 3, h, w] for prompts, all in one batch (quick, and not bit-equal to painting each alone)."""
-    defaults, schedule = family.defaults, NoiseSchedule(family.schedule)
-    noise, levels = Noise(list(seeds)), GRIDS[defaults.grid](schedule, defaults.steps)
-    cond, negative = (Conditioning(text(words_(p)).tokens) for p in (prompts, [""] * len(prompts)))
-    denoise = guided(net, PREDICTIONS[family.prediction], cond, negative, defaults.guidance, defaults.rescale)
-    side = family.autoencoder.factor
-    eps = noise.normal((family.unet.channels_out, defaults.height // side, defaults.width // side), draw=PRIOR)
-    *_, last = SAMPLERS[defaults.sampler](denoise, schedule.prior(levels[0], eps), levels, noise)
-    return decoder.decode(last.x).clamp(-1, 1)
-
-
-def averaged(folder: Path, player: str) -> dict[str, Tensor]:
-    """The longest average of a player's weights in a run's last checkpoint."""
-    _, tensors = read(checkpoints(folder)[-1])
-    decays = {key.split("/")[2] for key in tensors if key.startswith(f"{player}/average/")}
-    return part(tensors, f"{player}/average/{max(decays, key=float)}/")
-
-
-def sheet(pictures: Tensor, path: Path, columns: int) -> None:
-    """Pictures [n, 3, h, w] side by side in a PNG."""
-    images.sheet(images.to_pictures(pictures.clamp(-1, 1)), columns).save(path)
-
-
-def export(out: Path) -> None:
+def export(place: Place) -> None:
     """Write `out`/model as the package carries it: averaged weights in float16, shards under 15 MiB, the word list."""
+    out = place.out
     both = averaged(out / "unet", "unet")
     net, text = UNet(POCKET.unet).eval(), TextEncoder(POCKET.text).eval()
     net.load_state_dict(part(both, "0."))
@@ -348,23 +301,36 @@ def export(out: Path) -> None:
 
 
 RECIPES = {"alignment": alignment, "autoencoder": autoencoder, "unet": unet}
-MINUTES = {"alignment": 12.0, "autoencoder": 22.0, "unet": 90.0}
+STAGES = {"words": words, "scenes": scenes, "latents": latents, "detector": detector, "export": export}
 
 
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["words", *RECIPES, "latents", "export"])
+    parser.add_argument("stage", choices=[*STAGES, *RECIPES])
     parser.add_argument("--out", type=Path, default=Path("runs/pocket"))
+    parser.add_argument("--pool", type=Path, help="where the rendered scenes lie (20 GB), if not in OUT")
+    parser.add_argument("--toy", action="store_true", help="a run of seconds, to see that it runs")
     parser.add_argument("--minutes", type=float, help="other than planned")
+    parser.add_argument("--until", type=float, default=0.0, help="the Unix time at which the stage shall end")
     parser.add_argument("--pace", type=float, default=1.0, help="share of the planned minutes, for a trial run")
+    parser.add_argument("--wait", action="store_true", help="wait for the stages that this one needs")
+    parser.add_argument("--compile", action="store_true", help="compile the U-Net (CUDA)")
     given = parser.parse_args()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // parallel.join().world))
-    if given.stage in RECIPES:
-        minutes = given.minutes or given.pace * MINUTES[given.stage]
-        train(RECIPES[given.stage](given.out, minutes), given.out / given.stage)
-    else:
-        {"words": words, "latents": latents, "export": export}[given.stage](given.out)
+    torch.set_float32_matmul_precision("high")  # alignment's nets compute in float32; TF32 is enough
+    torch.backends.cudnn.benchmark = True
+    device = parallel.device()
+    scale = TOY if given.toy else GPU if device.type == "cuda" else CPU
+    minutes = given.minutes or given.pace * scale.minutes.get(given.stage, 0.0)
+    place = Place(given.out, given.pool or given.out, device, scale, minutes, given.wait, given.until, given.compile)
+    if given.stage in STAGES:
+        STAGES[given.stage](place)
+        return
+    folder = given.out / given.stage
+    (folder / FINISHED).unlink(missing_ok=True)
+    train(RECIPES[given.stage](place), folder)
+    files.write(folder / FINISHED, json.dumps({"minutes": minutes}))
 
 
 if __name__ == "__main__":

@@ -123,15 +123,15 @@ SD_TURBO = replace(
 POCKET = Family(
     name="POCKET",
     unet=UNetConfig(
-        stages=(Stage(64, 2, depth=0), Stage(128, 4), Stage(192, 6)), blocks=1, context=128, groups=16, linear=True
+        stages=(Stage(96, 3, depth=0), Stage(160, 5), Stage(224, 7)), blocks=1, context=256, groups=16, linear=True
     ),
     autoencoder=AutoencoderConfig(
-        encoder=(8, 16, 32, 64), decoder=(12, 32, 64, 96), blocks=1, groups=0, middle_attention=False, scale=1.0
+        encoder=(16, 32, 64, 96), decoder=(24, 48, 96, 128), blocks=1, groups=0, middle_attention=False, scale=1.0
     ),
-    text=TextConfig(width=128, layers=2, heads=4, vocabulary=1024, projection=128),
+    text=TextConfig(width=256, layers=3, heads=8, vocabulary=2048, projection=256),
     schedule=replace(_SCALED_LINEAR, zero_terminal=True),
     prediction="v",
-    defaults=Defaults(width=128, height=128, steps=12, sampler="dpmpp_2m", grid="trailing", guidance=3.5, rescale=0.7),
+    defaults=Defaults(width=256, height=256, steps=12, sampler="dpmpp_2m", grid="trailing", guidance=3.5, rescale=0.7),
 )
 
 # The whole system at about 0.3 M parameters and random weights: what makes every door testable in milliseconds.

@@ -7,11 +7,24 @@ import pytest
 import torch
 
 from aquatint.base.errors import UserError
+from aquatint.evaluation import lessons
 from aquatint.evaluation.detector import Classes, Detector, Maps, as_input
-from aquatint.evaluation.lessons import MIX, SEED, THINGS, Truth, lesson, losses, train_detector
+from aquatint.evaluation.lessons import (
+    AUTOENCODED,
+    MIX,
+    SEED,
+    THINGS,
+    TILES,
+    Truth,
+    ahead,
+    lesson,
+    losses,
+    scrambled,
+    train_detector,
+)
 from aquatint.evaluation.prompts import judge
 from aquatint.training.data.render import has_font
-from aquatint.training.data.scenes import scene
+from aquatint.training.data.scenes import DAMAGE, Draws, scene
 from aquatint.training.data.world import KINDS, SMALL
 
 pytestmark = pytest.mark.skipif(
@@ -70,6 +83,29 @@ def test_lessons_repeat_and_leave_colours_their_names():
     assert all(drawn is None or drawn == scene_of(index) for index, drawn in enumerate(scenes))
 
 
+@pytest.mark.parametrize("side", [128, 256])
+def test_shuffling_moves_whole_tiles_at_any_size(side):
+    tile = side // TILES
+    ids = np.arange(TILES * TILES, dtype=np.uint8).reshape(TILES, TILES)
+    picture = np.repeat(np.kron(ids, np.ones((tile, tile), np.uint8))[..., None], 3, axis=2)
+    mixed = scrambled(picture, Draws(SEED, 0, DAMAGE))
+    corners = mixed[::tile, ::tile, 0]
+    assert sorted(corners.ravel()) == list(range(TILES * TILES))
+    assert not (corners == ids).all()
+    assert (mixed == np.repeat(np.kron(corners, np.ones((tile, tile), np.uint8))[..., None], 3, axis=2)).all()
+
+
+def test_other_processes_draw_the_same_lessons_in_the_same_order():
+    batches = ahead(SMALL, 2, SEED, workers=2)
+    try:
+        for step in range(3):
+            here, there = lessons.drawn(SMALL, range(2 * step, 2 * step + 2)), next(batches)
+            assert (here.pictures == there.pictures).all()
+            assert here.scenes == there.scenes
+    finally:
+        batches.close()
+
+
 def test_some_lessons_are_shuffled_and_show_no_object():
     _, scenes = lesson(SMALL, range(200))
     assert 0.02 < sum(drawn is None for drawn in scenes) / 200 < 0.1
@@ -79,11 +115,11 @@ def scene_of(index: int):
     return scene(replace(SMALL, things=THINGS), SEED, index, kinds=MIX, held=None)
 
 
-def test_half_of_the_lessons_go_through_the_autoencoder():
-    plain, _ = lesson(SMALL, range(8))
-    dark, _ = lesson(SMALL, range(8), lambda pictures: np.zeros_like(pictures))
+def test_some_of_the_lessons_go_through_the_autoencoder():
+    plain, _ = lesson(SMALL, range(16))
+    dark, _ = lesson(SMALL, range(16), lambda pictures: np.zeros_like(pictures))
     changed = [not torch.equal(a, b) for a, b in zip(plain, dark, strict=True)]
-    assert changed == [True, False] * 4
+    assert changed == ([True] + [False] * (AUTOENCODED - 1)) * 2
 
 
 def total(parts) -> float:
@@ -131,7 +167,7 @@ def test_a_saved_detector_sees_the_same(tmp_path):
     opened.save(tmp_path / "again.safetensors", {"steps": 0})
     assert (tmp_path / "d.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
     pictures = np.zeros((2, 64, 64, 3), np.uint8)
-    assert opened.features(pictures).shape == (2, 128)
+    assert opened.features(pictures).shape == (2, 160)
     assert len(opened.look(pictures)) == 2
     assert as_input(pictures).shape == (2, 3, 128, 128)
 

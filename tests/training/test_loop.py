@@ -55,6 +55,17 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert checkpoints(tmp_path)[-1].name == "step-00000060.safetensors"
 
 
+def test_nets_compute_in_the_format_that_was_asked_for_and_keep_their_weights(tmp_path: Path) -> None:
+    recipe = tiny(1, dtype="bfloat16")
+    unet, seen = recipe.objective.players["unet"], set()
+    kernel = next(module for module in unet.modules() if isinstance(module, nn.Conv2d))
+    kernel.register_forward_hook(lambda module, given, made: seen.add(made.dtype))
+    train(recipe, tmp_path)
+    assert seen == {torch.bfloat16}
+    _, state = read(checkpoints(tmp_path)[-1])
+    assert {value.dtype for value in state.values()} == {torch.float32}
+
+
 def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path: Path) -> None:
     train(tiny(12), tmp_path / "whole")
     cut = Run(tiny(12), tmp_path / "cut")

@@ -2,9 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +28,8 @@ SEED = 77_001  # of the detector's scenes; the model's and the prompts' are othe
 MIX = {"single": 0.25, "placed": 0.35, "pair": 0.2, "count": 0.2}
 THINGS = {"subject": 0.5, "shape": 0.5}  # small shapes of like outline are what it learns last
 SCRAMBLED = 0.4  # of the lessons with one subject, 5 % of all, are shuffled: else any blotch would pass for a thing
-TILE = 16
+TILES = 8
+AUTOENCODED = 8  # one lesson in so many goes through the autoencoder, the slowest part of a lesson
 
 
 def lesson(
@@ -31,32 +37,72 @@ def lesson(
 ) -> tuple[Float[Tensor, "n 3 128 128"], list[Scene | None]]:
     """(pictures in [-1, 1], scenes) of these numbers; None in place of a scene: the picture shows no object.
 
-    Half of the pictures go through `autoencode` if it is given. All are then spoilt: blur, grain, blotches, and
+    One picture in AUTOENCODED goes through `autoencode` if it is given. All are then spoilt: blur, grain, blotches, and
     changes of brightness, contrast and saturation, each at random and each too small to change a colour's name.
     """
+    return spoilt(drawn(world, indices, seed), autoencode)
+
+
+class Drawn(NamedTuple):
+    """Renders before they are spoilt, their scenes (None: shuffled, no thing to be seen), and each one's chance."""
+
+    pictures: UInt8[np.ndarray, "n 128 128 3"]
+    scenes: list[Scene | None]
+    draws: list[Draws]
+
+
+def drawn(world: World, indices: Iterable[int], seed: int = SEED) -> Drawn:
+    """The lessons with these numbers as they were rendered; what other processes may do ahead."""
     numbers = list(indices)
     draws = [Draws(seed, index, DAMAGE) for index in numbers]
     scenes: list[Scene | None] = []
     pictures = np.empty((len(numbers), SIDE, SIDE, 3), np.uint8)
     for row, index in enumerate(numbers):
-        drawn = scene(replace(world, things=THINGS), seed, index, kinds=MIX, held=None)
-        pictures[row] = render(drawn, SIDE)
-        shuffled = drawn.kind == "single" and drawn.things[0].kind == "subject" and draws[row].uniform() < SCRAMBLED
+        found = scene(replace(world, things=THINGS), seed, index, kinds=MIX, held=None)
+        pictures[row] = render(found, SIDE)
+        shuffled = found.kind == "single" and found.things[0].kind == "subject" and draws[row].uniform() < SCRAMBLED
         if shuffled:
             pictures[row] = scrambled(pictures[row], draws[row])
-        scenes.append(None if shuffled else drawn)
+        scenes.append(None if shuffled else found)
+    return Drawn(pictures, scenes, draws)
+
+
+def spoilt(
+    lesson: Drawn, autoencode: Autoencode | None = None
+) -> tuple[Float[Tensor, "n 3 128 128"], list[Scene | None]]:
+    """One picture in AUTOENCODED through the autoencoder, then all damaged."""
+    pictures, scenes, draws = lesson
     if autoencode is not None:
-        pictures[::2] = autoencode(pictures[::2])
+        pictures[::AUTOENCODED] = autoencode(pictures[::AUTOENCODED])
     x = from_bytes(torch.from_numpy(pictures).permute(0, 3, 1, 2)).contiguous()
     return torch.stack([_spoilt(picture, d) for picture, d in zip(x, draws, strict=True)]), scenes
 
 
+def ahead(world: World, batch: int, seed: int, workers: int) -> Generator[Drawn]:
+    """Batches 0, 1, 2 ... without end, drawn here or by `workers` other processes: the same lessons either way."""
+    batches = (range(step * batch, (step + 1) * batch) for step in count())
+    if not workers:
+        for numbers in batches:
+            yield drawn(world, numbers, seed)
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(workers, mp_context=context) as processes:
+        waiting = deque(processes.submit(drawn, world, next(batches), seed) for _ in range(4 * workers))
+        try:
+            while True:
+                yield waiting.popleft().result()
+                waiting.append(processes.submit(drawn, world, next(batches), seed))
+        finally:
+            for task in waiting:
+                task.cancel()
+
+
 def scrambled(picture: UInt8[np.ndarray, "h w 3"], draws: Draws) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture's 16-pixel tiles in another order: the same colours and textures, but no thing."""
-    n = SIDE // TILE
-    tiles = picture.reshape(n, TILE, n, TILE, 3).swapaxes(1, 2).reshape(n * n, TILE, TILE, 3)
+    """The picture's tiles, TILES by TILES, in another order: the same colours and textures, but no thing."""
+    n, tile = TILES, len(picture) // TILES
+    tiles = picture.reshape(n, tile, n, tile, 3).swapaxes(1, 2).reshape(n * n, tile, tile, 3)
     order = np.argsort([draws.uniform() for _ in tiles])
-    return tiles[order].reshape(n, n, TILE, TILE, 3).swapaxes(1, 2).reshape(picture.shape)
+    return tiles[order].reshape(n, n, tile, tile, 3).swapaxes(1, 2).reshape(picture.shape)
 
 
 def _spoilt(x: Float[Tensor, "3 h w"], draws: Draws) -> Float[Tensor, "3 h w"]:
@@ -107,8 +153,14 @@ class Truth:
                 rows.append((index, 1 + classes.painted.index(back.words[0]), -1, -1))
             else:
                 rows.append((index, 0, classes.grounds.index(back.words[0]), classes.grounds.index(back.words[-1])))
-        self.cells = torch.tensor(cells).unbind(1)
+        self.cells = torch.tensor(cells).T
         self.places, self.colours, self.rows = torch.tensor(places), torch.tensor(colours), torch.tensor(rows).T
+
+    def to(self, device: torch.device | str) -> "Truth":
+        """The same truth, on a device."""
+        for name, value in vars(self).items():
+            setattr(self, name, value.to(device))
+        return self
 
 
 def losses(maps: Maps, truth: Truth) -> Mapping[str, Tensor]:
@@ -139,23 +191,28 @@ def train_detector(
     rate: float = 3e-3,
     autoencode: Autoencode | None = None,
     seed: int = SEED,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
     report: Callable[[str], None] = print,
 ) -> Detector:
     """Train a detector of the world from nothing and write it to `path`.
 
-    The same arguments give the same file on the same machine and torch, unless `minutes` cuts the run short (the
-    learning rate then falls by the clock). AdamW under one cosine; the weights kept are their running average.
+    The same arguments (workers aside) give the same file on the same machine and torch, unless `minutes` cuts the run
+    short (the learning rate then falls by the clock). AdamW under one cosine; the weights kept are their running
+    average.
     """
     detector = Detector(Classes.of(world))
     detector.start(seed)
+    detector.to(device)
     optimiser = torch.optim.AdamW(detector.parameters(), lr=rate, weight_decay=1e-3)
     began, step, progress = time.monotonic(), 0, 0.0
     average = {name: value.clone() for name, value in detector.parts().items()}
+    lessons = ahead(world, batch, seed, workers)
     while progress < 1.0:
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-        pictures, scenes = lesson(world, range(step * batch, (step + 1) * batch), autoencode, seed)
-        parts = losses(detector.train()(pictures), Truth(detector.classes, scenes))
+        pictures, scenes = spoilt(next(lessons), autoencode)
+        parts = losses(detector.train()(pictures.to(device)), Truth(detector.classes, scenes).to(device))
         optimiser.zero_grad()
         torch.stack([*parts.values()]).sum().backward()
         torch.nn.utils.clip_grad_norm_(detector.parameters(), 5.0)
@@ -169,6 +226,7 @@ def train_detector(
             progress = max(progress, (time.monotonic() - began) / 60 / minutes)
         if step % 200 == 0 or progress >= 1.0:
             report(f"step {step}  " + "  ".join(f"{name} {float(value.detach()):.4f}" for name, value in parts.items()))
+    lessons.close()
     detector.load_state_dict(detector.state_dict() | average)  # BatchNorm's counters stay: nothing reads them
-    detector.save(path, {"world": world.name, "steps": step, "batch": batch, "seed": seed})
+    detector.cpu().save(path, {"world": world.name, "steps": step, "batch": batch, "seed": seed})
     return Detector.open(path)

@@ -53,7 +53,7 @@ class Perception(nn.Module):
     """How different two pictures look to a frozen image tower: mean squared distance of its normalised states.
 
     In the manner of LPIPS (Zhang et al. 2018, eq. 1) with unit channel weights, over a tower that aquatint trained.
-    Gradients reach the pictures, never the tower.
+    Gradients reach the pictures, never the tower. Pictures of a multiple of the tower's size are averaged down to it.
     """
 
     def __init__(self, tower: ImageTower, layers: tuple[int, ...] = (0, 1, 2)) -> None:
@@ -63,6 +63,9 @@ class Perception(nn.Module):
 
     def forward(self, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
         """0 for equal pictures; at most 4 a layer."""
+        times = a.shape[-1] // self.tower.config.size
+        if times > 1:
+            a, b = F.avg_pool2d(a, times), F.avg_pool2d(b, times)
         with torch.no_grad():
             wanted = self.tower.states(b)
         states = self.tower.states(a)

@@ -5,16 +5,17 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from aquatint.base import runtime
 from aquatint.base.errors import UserError
 from aquatint.base.noise import Noise
+from aquatint.base.runtime import DTYPES
 from aquatint.training import parallel
 from aquatint.training.optim import Average, adamw, clip, rate
 from aquatint.training.recipe import Loss, Moment, Recipe
@@ -30,7 +31,7 @@ class Run:
         self.recipe, self.folder, self.share = recipe, folder, parallel.join()
         self.players = dict(recipe.objective.players)
         for player in self.players.values():
-            parallel.from_first_(player)
+            parallel.from_first_(player.to(recipe.device))
         self.averages = {name: [Average(p, decay) for decay in recipe.averages] for name, p in self.players.items()}
         self.optimisers = {name: adamw(player, recipe.optim[name]) for name, player in self.players.items()}
         self.step, self.spent, self.stumbles = 0, 0.0, 0
@@ -51,11 +52,20 @@ class Run:
         own = recipe.batch_size // share.world
         first = moment.step * recipe.batch_size + share.rank * own
         noise = Noise([recipe.seed] * own, range(first, first + own))
+        given = recipe.batch(moment, share).items()
+        batch = {key: value.to(recipe.device) if isinstance(value, Tensor) else value for key, value in given}
+        losses = recipe.objective.losses(batch, moment, noise)
         logs: dict[str, float] = {}
-        for loss in recipe.objective.losses(recipe.batch(moment, share), moment, noise):
+        while loss := self.computed(losses):
             logs |= {f"{loss.player}/{key}": value for key, value in self.move(loss, moment).items()}
         self.step += 1
         return logs
+
+    def computed(self, losses: Iterator[Loss]) -> Loss | None:
+        """The next loss, its nets computing in the recipe's number format; None when all players have moved."""
+        dtype = DTYPES[self.recipe.dtype]
+        with torch.autocast(self.recipe.device.type, dtype, enabled=dtype != torch.float32):
+            return next(losses, None)
 
     def move(self, loss: Loss, moment: Moment) -> dict[str, float]:
         """Step one player down its loss. The gradient is taken with respect to its weights alone, so nothing leaks."""

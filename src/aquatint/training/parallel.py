@@ -1,4 +1,4 @@
-"""Several processes as one: who we are, sums over everybody, and a gather that gradients flow back through."""
+"""Several processes as one: who we are and where, sums over all, and a gather that gradients flow back through."""
 
 import os
 from collections.abc import Sequence
@@ -25,6 +25,13 @@ def share() -> Share:
     return Share(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Share()
 
 
+def device() -> torch.device:
+    """Where this process computes: the CUDA device of its number on this machine, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def mean_(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over all processes, in one message."""
     if share().world == 1 or not tensors:
@@ -47,7 +54,7 @@ def agreed(value: float) -> float:
     """The first process's value, for decisions that all must take alike (what the clock says)."""
     if share().world == 1:
         return value
-    tensor = torch.tensor([value], dtype=torch.float64)
+    tensor = torch.tensor([value], dtype=torch.float64, device=device())
     dist.broadcast(tensor, src=0)
     return float(tensor)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from aquatint.base.noise import Noise
@@ -82,6 +83,8 @@ class Length:
 class Recipe:
     """A run, whole. `batch` maps (moment, our share) to our part of that step's global batch, so data needs no state.
 
+    device   where the players live; what `batch` gives is brought there
+    dtype    "float32", or "bfloat16": nets compute in it by autocast, over weights, sums and losses in float32
     facts    JSON-able description of the run, written beside its results
     watch    called as watch(moment, averaged players, folder) every `watch_minutes`: sheets, probes
     """
@@ -98,4 +101,6 @@ class Recipe:
     save_minutes: float = 5.0
     watch_minutes: float = 5.0
     watch: Callable[[Moment, Mapping[str, nn.Module], Any], Mapping[str, float]] | None = None
+    device: torch.device = field(default=torch.device("cpu"))
+    dtype: str = "float32"
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -69,6 +69,13 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return json.loads(metadata["state"]), load_file(path)
 
 
+def averaged(folder: Path, player: str) -> dict[str, Tensor]:
+    """The longest average of a player's weights in a run's last checkpoint."""
+    _, tensors = read(checkpoints(folder)[-1])
+    decays = {key.split("/")[2] for key in tensors if key.startswith(f"{player}/average/")}
+    return part(tensors, f"{player}/average/{max(decays, key=float)}/")
+
+
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors under a prefix, without it."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -135,11 +135,11 @@ PLURALS = {"square": "squares", "cross": "crosses"}  # shapes that do not only t
 
 
 def _a(phrase: str) -> str:
-    return "an" if phrase[0] in "aeiou" else "a"
+    return "an" if phrase[0] in "aeiou" and not phrase.startswith("uni") else "a"
 
 
 def article(phrase: str) -> str:
-    """The phrase with "a" or "an" before it, by its first letter."""
+    """The phrase with "a" or "an" before it, by its first letter; "a unicorn"."""
     return f"{_a(phrase)} {phrase}"
 
 
@@ -182,7 +182,8 @@ def caption(scene: Scene, draws: Draws, complete: float = 0.7, empty: float = 0.
     """One of the many ways to say the scene.
 
     complete  share of captions that name every object, its colour and the background (and position or relation where
-              the scene is about it); in the rest some of these are dropped
+              the scene is about it); in the rest some of these are dropped, but never a place or a second
+              thing
     empty     share of captions that are "", counted first; what classifier-free guidance needs
     """
     if draws.uniform() < empty:
@@ -193,7 +194,7 @@ def caption(scene: Scene, draws: Draws, complete: float = 0.7, empty: float = 0.
     size = scene.kind == "placed" if whole else False
     size = size or (scene.kind == "single" and draws.uniform() < 0.15)
     template = draws.choice(TEMPLATES[scene.relation or scene.kind])
-    if not whole:
+    if not whole and scene.kind in ("single", "count"):  # else "a cat" would mean any cat, anywhere, with company
         template = draws.choice((*DROPPED, template))
     bare = _bare(scene, first, draws, colour, size)
     fill = {"bare": bare, "thing": article(bare), "back": _back(scene, draws), "tag": _tag(scene, draws)}

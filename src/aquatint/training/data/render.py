@@ -234,6 +234,41 @@ def _sunset(n: int, draws: Draws) -> Image.Image:
     return image
 
 
+def _city(n: int, draws: Draws) -> Image.Image:
+    image = _fade(n, (148, 196, 236), (236, 226, 214))
+    draw = ImageDraw.Draw(image)
+    for depth, tint in ((0.34, (176, 188, 208)), (0.5, (126, 140, 170))):  # far houses, then near ones
+        left = -0.05
+        while left < 1.0:
+            wide, top = draws.uniform(0.09, 0.16), depth - draws.uniform(0.0, 0.2)
+            draw.rectangle([left * n, top * n, (left + wide) * n, 0.84 * n], fill=tint)
+            for row in range(5):
+                for column in range(2):
+                    x, y = left + wide * (0.22 + 0.38 * column), top + 0.035 + 0.06 * row
+                    if draws.below(3):
+                        draw.rectangle([x * n, y * n, (x + 0.022) * n, (y + 0.026) * n], fill=(250, 236, 180))
+            left += wide + draws.uniform(0.0, 0.03)
+    draw.rectangle([0, 0.8 * n, n, n], fill=(92, 94, 102))
+    for mark in range(4):
+        x = (0.02 + 0.27 * mark + draws.uniform(0.0, 0.02)) * n
+        draw.rectangle([x, 0.89 * n, x + 0.13 * n, 0.91 * n], fill=(238, 238, 230))
+    return image
+
+
+def _water(n: int, draws: Draws) -> Image.Image:
+    image = _fade(n, (86, 200, 228), (20, 108, 176), (10, 60, 126))
+    draw = ImageDraw.Draw(image)
+    _hill(draw, n, draws.uniform(0.2, 0.8), 0.88, 1.6, (222, 202, 150))
+    for plant in range(4):
+        x, high = (0.06 + 0.1 * plant if plant < 2 else 0.68 + 0.12 * (plant - 2)), draws.uniform(0.16, 0.3)
+        stem = [((x + 0.018 * math.sin(9 * i / 20 + plant)) * n, (0.95 - high * i / 20) * n) for i in range(21)]
+        draw.line(stem, fill=(40, 150, 96), width=max(1, round(0.024 * n)), joint="curve")
+    for _ in range(9):
+        x, y, r = draws.uniform(0.04, 0.96) * n, draws.uniform(0.06, 0.7) * n, draws.uniform(0.008, 0.02) * n
+        draw.ellipse([x - r, y - r, x + r, y + r], outline=(206, 240, 250), width=max(1, round(0.005 * n)))
+    return image
+
+
 PAINTERS: dict[str, Callable[[int, Draws], Image.Image]] = {
     "meadow": _meadow,
     "sea": _sea,
@@ -241,6 +276,8 @@ PAINTERS: dict[str, Callable[[int, Draws], Image.Image]] = {
     "snow": _snow,
     "desert": _desert,
     "sunset": _sunset,
+    "city": _city,
+    "water": _water,
 }
 
 

@@ -99,7 +99,7 @@ class Scene:
 
 HELD_PER_MILLE = 66
 VARIANTS = 6  # differently laid out pictures of each painted background
-STANDS = ("meadow", "snow", "desert", "sea")  # painted backgrounds with a ground: a lone object stands on it
+STANDS = ("meadow", "snow", "desert", "sea", "city")  # painted backgrounds with a ground: a lone object stands on it
 
 # Where the things of a counted scene stand, as (x, y, largest side); several layouts a count.
 LAYOUTS: dict[int, tuple[tuple[tuple[float, float, float], ...], ...]] = {

@@ -5,7 +5,9 @@ beside its weights. What a scene *is* stands in scenes.py, how it is put into wo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from aquatint.training.data.subjects import MANY, Subject
 
 RGB = tuple[int, int, int]
 SIZES: dict[str, tuple[float, float]] = {"small": (0.24, 0.32), "medium": (0.40, 0.48), "big": (0.64, 0.80)}
@@ -23,16 +25,6 @@ POSITIONS: dict[str, tuple[float, float]] = {
 RELATIONS: tuple[str, ...] = ("left of", "right of", "above", "below", "next to")
 COUNTS: dict[int, str] = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 KINDS: tuple[str, ...] = ("single", "placed", "pair", "count")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One thing of the emoji font: its character, its plural, other words for it, and the colour it always has."""
-
-    emoji: str
-    plural: str
-    synonyms: tuple[str, ...] = ()
-    colour: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,4 +108,21 @@ SMALL = World(
     backs={"plain": 0.55, "gradient": 0.15, "painted": 0.30},
 )
 
-WORLDS: dict[str, World] = {"small": SMALL}
+MEDIUM = replace(
+    SMALL,
+    name="medium",
+    canvas=256,
+    subjects=MANY,
+    shapes=(*SMALL.shapes, "oval", "cross", "arrow", "crescent"),
+    colours={**SMALL.colours, "brown": (122, 70, 34), "grey": (132, 134, 140)},
+    grounds={**SMALL.grounds, "brown": (178, 130, 92), "grey": (176, 178, 184)},
+    painted={
+        **PAINTED,
+        "city": Painted(("in the city", "in a city street", "in front of a skyline", "in town"), ("grey", "black")),
+        "water": Painted(("under water", "underwater", "deep under water"), ("blue", "green")),
+    },
+    kinds={"single": 0.42, "placed": 0.2, "pair": 0.2, "count": 0.18},
+    things={"subject": 0.65, "shape": 0.35},
+)
+
+WORLDS: dict[str, World] = {"small": SMALL, "medium": MEDIUM}
