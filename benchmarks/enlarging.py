@@ -6,7 +6,7 @@ python benchmarks/enlarging.py --write docs/enlarging-sheet.jpg
 import argparse
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 import aquatint
 from aquatint import Hires, Tiling, Variation
@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, required=True)
     path, made = parser.parse_args().write, sheet(aquatint.load())
-    made.resize((made.width // 2, made.height // 2), Image.Resampling.LANCZOS).save(path, quality=85)
+    ImageOps.scale(made, 0.5, Image.Resampling.LANCZOS).save(path, quality=85)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 import aquatint
 from aquatint import Request
@@ -94,7 +94,7 @@ def main() -> None:
     bundle = aquatint.load()
     if options.write:
         made = sheet(bundle)
-        made.resize((made.width // 2, made.height // 2), Image.Resampling.LANCZOS).save(options.write, quality=80)
+        ImageOps.scale(made, 0.5, Image.Resampling.LANCZOS).save(options.write, quality=80)
     if options.score:
         scores(bundle, options.score)
 

@@ -5,17 +5,16 @@
     python -m recipes.more --out runs/more --export
 
 Noisy times count most, and pairs are shown more often than the world has them: what is in a picture, and which of two
-is where, is settled there.
+is where, is settled there. (The latter it did not learn: docs/log.md.)
 """
 
 import argparse
-import os
 import shutil
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -24,15 +23,15 @@ from aquatint.base.runtime import DTYPES
 from aquatint.diffusion.schedule import NoiseSchedule
 from aquatint.engines.plain import prepare
 from aquatint.pipelines.bundle import Bundle, load, save
-from aquatint.training import parallel
 from aquatint.training.data.latents import encode, pixels
-from aquatint.training.data.pool import Pool, make
+from aquatint.training.data.pool import make
 from aquatint.training.data.scenes import Scene
 from aquatint.training.data.stream import Stream
 from aquatint.training.loop import train
 from aquatint.training.objectives.diffusion import Aim, Denoising
-from aquatint.training.recipe import Batch, Length, Moment, Optim, Recipe, Share
+from aquatint.training.recipe import Batch, Moment, Optim, Recipe, Share
 from aquatint.training.state import averaged, part
+from recipes.place import CPU, GPU, Place, machine
 from recipes.pocket import WORDINGS, rows, taught, warm
 from recipes.shown import SEED, WORLD
 from recipes.watch import Watch
@@ -42,19 +41,15 @@ STREAM = Stream(WORLD, SEED + 8, kinds=KINDS)
 Batches = Callable[[Moment, Share], Batch]
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Batch, peak rate, steps until it is reached, the average's decay, and the number format of a machine."""
+class Pace(NamedTuple):
+    """How fast a machine's run is to learn: peak rate, steps until it is reached, the average's decay."""
 
-    batch: int
     lr: float
     warmup: int
     average: float
-    dtype: str
 
 
-CPU = Scale(32, 2e-4, 20, 0.98, "float32")
-GPU = Scale(256, 8e-4, 200, 0.998, "bfloat16")
+PACES = {"cpu": Pace(2e-4, 20, 0.98), "cuda": Pace(8e-4, 200, 0.998)}
 
 
 def described(numbers: range) -> list[Scene]:
@@ -62,54 +57,54 @@ def described(numbers: range) -> list[Scene]:
     return [STREAM.scene(number) for number in numbers]
 
 
-def fresh(bundle: Bundle, scale: Scale, device: torch.device) -> Batches:
+def fresh(bundle: Bundle, place: Place) -> Batches:
     """Batches of scenes that are drawn and encoded as they are asked for."""
     decoder = bundle.autoencoder
 
     @torch.no_grad()
     def batch(moment: Moment, share: Share) -> Batch:
-        numbers = rows(moment, share, scale.batch)
+        numbers = rows(moment, share, place.scale.batch)
         pictures, captions = STREAM.batch(numbers)
         shape = (bundle.family.unet.channels_in, *(side // decoder.config.factor for side in pictures.shape[1:3]))
-        eps = Noise([STREAM.seed] * len(numbers), numbers).normal(shape, draw=POSTERIOR, device=device)
-        return {"latents": decoder.encode(pixels(pictures).to(device), eps), "ids": bundle.tokenizer(captions)}
+        eps = Noise([STREAM.seed] * len(numbers), numbers).normal(shape, draw=POSTERIOR, device=place.device)
+        return {"latents": decoder.encode(pixels(pictures).to(place.device), eps), "ids": bundle.tokenizer(captions)}
 
     return batch
 
 
-def drawn(bundle: Bundle, scale: Scale, device: torch.device, folder: Path, scenes: int) -> Batches:
+def drawn(bundle: Bundle, place: Place, scenes: int) -> Batches:
     """Batches of scenes that all processors draw before the first; meanwhile the net is compiled."""
+    folder, scale = place.out, place.scale
     bundle.tokenizer.save(folder / "tokenizer")
     with ThreadPoolExecutor(1) as aside:
         drawing = aside.submit(
             make, folder / "scenes", described, folder / "tokenizer", scenes, seed=STREAM.seed, side=WORLD.canvas,
             wordings=WORDINGS,
         )  # fmt: skip
-        if device.type == "cuda":
-            warm(bundle.unet.to(device), scale.batch, DTYPES[scale.dtype])
+        if place.device.type == "cuda":
+            warm(bundle.unet.to(place.device), scale.batch, DTYPES[scale.dtype])
         drawing.result()
-    pool, config = Pool.open(folder / "scenes", device), bundle.autoencoder.config
-    ones = torch.ones(config.latents, device=device)
+    pool, config = place.scenes(), bundle.autoencoder.config
+    ones = torch.ones(config.latents, device=place.device)
     kept = encode(bundle.autoencoder, pool, dtype=scale.dtype).settled(config.shift * ones, ones / config.scale)
-    return taught(kept, pool.ids, bundle.tokenizer([""]).to(device), STREAM.seed, scale.batch)
+    return taught(kept, pool.ids, bundle.tokenizer([""]).to(place.device), STREAM.seed, scale.batch)
 
 
-def more(bundle: Bundle, out: Path, length: Callable[[], Length], scenes: int = 0) -> Recipe:
+def more(bundle: Bundle, place: Place, scenes: int = 0) -> Recipe:
     """U-Net and text encoder of an opened model, at a lower rate than they were trained with at first."""
-    device = parallel.device()
-    scale = GPU if device.type == "cuda" else CPU
+    device, pace = place.device, PACES[place.device.type]
     net, text, decoder = bundle.unet.train().requires_grad_(True), bundle.text.train(), bundle.autoencoder.to(device)
     prepare(net)
-    batches = drawn(bundle, scale, device, out, scenes) if scenes else fresh(bundle, scale, device)
+    batches = drawn(bundle, place, scenes) if scenes else fresh(bundle, place)
     family = bundle.family
     objective = Denoising(net, text, NoiseSchedule(family.schedule), Aim("v", snr_cap=5.0, late=0.6), frozen=False)
     watch = Watch(family, Stream(WORLD, SEED + 98), bundle.tokenizer, decoder, device)
-    lasts = length()
+    lasts = place.length()  # from now on: scenes are drawn, the net is compiled
     return Recipe(
         "more", SEED + 8, objective, batches, lasts,
-        {"unet": Optim(lr=scale.lr, decay=0.01, warmup=scale.warmup, hold=0.4, final=0.02)}, (scale.average,),
-        batch_size=scale.batch, log_steps=10, save_minutes=4.0, watch=watch.unet, watch_minutes=lasts.minutes / 4,
-        device=device, dtype=scale.dtype,
+        {"unet": Optim(lr=pace.lr, decay=0.01, warmup=pace.warmup, hold=0.4, final=0.02)}, (pace.average,),
+        batch_size=place.scale.batch, log_steps=10, save_minutes=4.0, watch=watch.unet, watch_minutes=lasts.minutes / 4,
+        device=device, dtype=place.scale.dtype,
     )  # fmt: skip
 
 
@@ -136,14 +131,10 @@ def main() -> None:
     if given.export:
         export(bundle, given.out)
         return
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // parallel.join().world))
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
-
-    def length() -> Length:
-        return Length(minutes=max(0.01, (given.until - time.time()) / 60) if given.until else given.minutes)
-
-    train(more(bundle, given.out, length, given.scenes), given.out / "unet")
+    device = machine()
+    scale = GPU if device.type == "cuda" else CPU
+    place = Place(given.out, given.out, device, scale, given.minutes, until=given.until)
+    train(more(bundle, place, given.scenes), given.out / "unet")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Where the stages of the pocket model work, and how much a machine is given to do."""
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from aquatint.training import parallel
 from aquatint.training.data.pool import READY, Pool
 from aquatint.training.recipe import Length
 
@@ -38,6 +40,14 @@ CPU = Scale(60_000, 6_000, 64, ((32, 64), (64, 16), (256, 4)), 32,
 TOY = Scale(
     64, 32, 16, ((32, 4), (64, 2), (256, 2)), 4, {"alignment": 0.05, "autoencoder": 0.2, "unet": 0.2, "detector": 0.2}
 )
+
+
+def machine() -> torch.device:
+    """This process's device; its processors shared with the other processes, its products in TF32 where it has them."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // parallel.join().world))
+    torch.set_float32_matmul_precision("high")  # alignment's nets compute in float32; TF32 is enough
+    torch.backends.cudnn.benchmark = True
+    return parallel.device()
 
 
 @dataclass(frozen=True)

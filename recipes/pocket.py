@@ -19,7 +19,6 @@ waits for it, so that all may be started at once.
 import argparse
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -45,7 +44,6 @@ from aquatint.nets.tokenizer import Tokenizer
 from aquatint.nets.unet import UNet
 from aquatint.pipelines.bundle import Bundle, save
 from aquatint.pipelines.vocabulary import Vocabulary
-from aquatint.training import parallel
 from aquatint.training.data.captions import vocabulary
 from aquatint.training.data.latents import Latents, encode, pixels
 from aquatint.training.data.pool import make
@@ -57,7 +55,7 @@ from aquatint.training.objectives.text import Alignment, Towers
 from aquatint.training.recipe import Batch, Moment, Optim, Recipe, Share
 from aquatint.training.start import start
 from aquatint.training.state import averaged, part
-from recipes.place import CPU, GPU, TOY, Place
+from recipes.place import CPU, GPU, TOY, Place, machine
 from recipes.shown import GROUP, SEED, WORLD, alike, described
 from recipes.watch import Watch, sheet
 
@@ -317,10 +315,7 @@ def main() -> None:
     parser.add_argument("--wait", action="store_true", help="wait for the stages that this one needs")
     parser.add_argument("--compile", action="store_true", help="compile the U-Net (CUDA)")
     given = parser.parse_args()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // parallel.join().world))
-    torch.set_float32_matmul_precision("high")  # alignment's nets compute in float32; TF32 is enough
-    torch.backends.cudnn.benchmark = True
-    device = parallel.device()
+    device = machine()
     scale = TOY if given.toy else GPU if device.type == "cuda" else CPU
     minutes = given.minutes or given.pace * scale.minutes.get(given.stage, 0.0)
     place = Place(given.out, given.pool or given.out, device, scale, minutes, given.wait, given.until, given.compile)

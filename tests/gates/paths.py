@@ -1,7 +1,12 @@
-"""Texts that would be paths, in every place where a name or a word is due: gate S5."""
+"""Texts that would be paths, where a name or a word is due: gate S5.
 
+They stand in prompts, in a grid's axes, in options of `generate` that are no paths, and in every text of two records.
+"""
+
+import hashlib
 import itertools
 import json
+import random
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import is_dataclass
@@ -22,18 +27,8 @@ from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.picture import Picture
 
 _UP = (
-    "../outside",
-    "../../outside",
-    "..",
-    ".",
-    "/",
-    "//",
-    "~",
-    "~root/x",
-    "/etc/passwd",
-    "/dev/zero",
-    "/proc/self/mem",
-)
+    "../outside", "../../outside", "..", ".", "/", "//", "~", "~root/x", "/etc/passwd", "/dev/zero", "/proc/self/mem",
+)  # fmt: skip
 _ENDS = ("", ".txt", ".safetensors", "/", "\x00.txt")
 STRINGS = [
     *(up + end for up, end in itertools.product(_UP[:2], _ENDS)), *_UP[2:],
@@ -93,7 +88,7 @@ def painted(bundle: Bundle, request: Request) -> Picture:
 
 
 def pictures(home: Path, goods: Goods) -> list[tuple[Path, dict[str, Any]]]:
-    """Two painted pictures and their records: one of all kinds of words, and one that was painted over another."""
+    """Two records, of all kinds of words and of a picture painted over another, and folders for pictures of them."""
     bundle = aquatint.load(goods.native, loras=[home / "loras/cats.safetensors"], device="cpu", threads=1)
     size = {"width": 16, "height": 16, "steps": 1}
     asked = Request(
@@ -112,7 +107,7 @@ def pictures(home: Path, goods: Goods) -> list[tuple[Path, dict[str, Any]]]:
         if picture is not None:
             picture.save(home / "first.png")
             Image.new("L", picture.size, 255).save(home / "mask.png")
-        made.append((home / f"{number}.png", record))
+        made.append((home / f"pictures-{number}", record))
     return made
 
 
@@ -133,59 +128,65 @@ def planted(data: Any, place: tuple[Any, ...], text: str) -> Any:
     return copy
 
 
-def told(path: Path, record: dict[str, Any]) -> Path:
-    """A picture that says it was made so."""
+def told(folder: Path, text: str, place: tuple[Any, ...], record: dict[str, Any]) -> Path:
+    """A picture that says it was made so, but for a text at a place of its record."""
     chunks = PngInfo()
-    chunks.add_itxt("aquatint", json.dumps(record))
+    chunks.add_itxt("aquatint", json.dumps(planted(record, place, text)))
+    path = folder / f"{'-'.join(map(str, place))}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.png"
+    path.parent.mkdir(exist_ok=True)
     Image.new("RGB", (16, 16)).save(path, pnginfo=chunks)
     return path
 
 
-def path_cases(root: Path, goods: Goods) -> Iterator[dict[str, Any]]:
-    """Commands: every string at every place; each case has beside it a harmless one of its kind, to be run before."""
-    at = home(root, goods)
-    out = root / "scratch/out/made"
+Words = Callable[[str], Sequence[object]]  # a text -> the command in which it stands
+
+
+def commands(at: Path, out: Path, goods: Goods) -> Iterator[tuple[str, Words]]:
+    """Every place for a text, by what it is called."""
     common = ("--steps", 1, "--size", "16x16", "--seed", 1, "--threads", 1, "--out", out)
     shelves = ("--lora-folder", at / "loras", "--wildcards", at / "wildcards")
-    native, folder = ("--model", goods.native), ("--model", goods.folder)
+    native, folder, cats = (
+        ("--model", goods.native),
+        ("--model", goods.folder),
+        ("--lora", at / "loras/cats.safetensors"),
+    )
 
-    def cases(name: str, words: Callable[[str], Sequence[object]]) -> Iterator[dict[str, Any]]:
-        before = list(map(str, words("cats")))
-        for text in STRINGS:
-            yield {
-                "name": f"{name} {text[:40]!r}", "path": str(at), "entries": ["words"], "before": before,
-                "roots": [str(goods.folder)],
-                "words": list(map(str, words(text))),
-            }  # fmt: skip
-
-    def prompted(form: str) -> Callable[[str], Sequence[object]]:
+    def prompted(form: str) -> Words:
         return lambda text: ("generate", " " + form.replace("NAME", text), *native, *common, *shelves)
 
-    def optional(name: str) -> Callable[[str], Sequence[object]]:
+    def optional(name: str) -> Words:
         model = folder if name in ("variant", "revision", "ema", "prediction") else native
         return lambda text: ("generate", "a cat", *model, *common, f"--{name.replace('_', '-')}={text}")
 
-    def along(form: str) -> Callable[[str], Sequence[object]]:
-        words = ("grid", "a cat", *native, *common, "--lora", at / "loras/cats.safetensors")
-        return lambda text: (*words, f"--x={form.replace('NAME', text)}")
+    def along(form: str) -> Words:
+        return lambda text: ("grid", "a cat", *native, *common, *cats, f"--x={form.replace('NAME', text)}")
+
+    def recorded(command: str, home: Path, place: tuple[Any, ...], record: dict[str, Any], *words: object) -> Words:
+        return lambda text: (command, told(home, text, place, record), *words)
 
     for form in ("a <lora:NAME:1>", "a __NAME__", "NAME"):
-        yield from cases(form, prompted(form))
-    for name in sorted(WORDS - {"size", "flagged", "control_fit", "preprocess"}):
-        yield from cases(name, optional(name))
+        yield form, prompted(form)
+    for name in sorted(WORDS - {"size", "flagged", "control_fit", "preprocess"}):  # given already, or not taken alone
+        yield name, optional(name)
     for form in ("loras.NAME.weight=0,1", "NAME=1,2", "sampler=NAME"):
-        yield from cases(form, along(form))
-    for path, record in pictures(at, goods):
+        yield form, along(form)
+    for home, record in pictures(at, goods):
         edit = ("--image", at / "first.png", "--mask", at / "mask.png") if record["request"]["edit"] else ()
-        words = (*native, "--lora", at / "loras/cats.safetensors", "--threads", 1, "--out", out, "--anyway", *edit)
-        for number, place in enumerate(leaves(record)):
-            folder_of = path.with_suffix("") / str(number)
-            folder_of.mkdir(parents=True)
-
-            def lying(text: str, place: tuple[Any, ...] = place, folder_of: Path = folder_of) -> Path:
-                index = STRINGS.index(text) if text in STRINGS else "good"
-                return told(folder_of / f"{index}.png", planted(record, place, text))  # noqa: B023
-
+        for place in leaves(record):
             name = ".".join(map(str, place))
-            yield from cases(f"again {name}", lambda text, lying=lying: ("again", lying(text), *words))  # noqa: B023
-            yield from cases(f"info {name}", lambda text, lying=lying: ("info", lying(text)))
+            again = (*native, *cats, "--threads", 1, "--out", out, "--anyway", *edit)
+            yield f"again {name}", recorded("again", home, place, record, *again)
+            yield f"info {name}", recorded("info", home, place, record)
+
+
+def path_cases(root: Path, goods: Goods, count: int | None = None) -> list[dict[str, Any]]:
+    """Every text in every command, or a sample; each case has beside it a harmless one, to be run before."""
+    at = home(root, goods)
+    pairs = list(itertools.product(commands(at, root / "scratch/out/made", goods), STRINGS))
+    return [
+        {
+            "name": f"{name} {text[:40]!r}", "path": str(at), "roots": [str(goods.folder)], "entries": ["words"],
+            "words": list(map(str, words(text))), "before": list(map(str, words("cats"))),
+        }
+        for (name, words), text in (pairs if count is None else random.Random(6).sample(pairs, count))
+    ]  # fmt: skip

@@ -144,7 +144,7 @@ def test_shapes_never_take_a_colour_that_vanishes(world):
         assert all(thing.colour not in hidden for thing in drawn.things)
     for (name, shape), (other, ground) in product(world.colours.items(), world.grounds.items()):
         if name != other:
-            assert np.abs(np.subtract(shape, ground)).max() >= 45, (name, other)
+            assert np.abs(np.subtract(shape, ground)).max() >= (60 if world is SMALL else 45), (name, other)
 
 
 @needs_font

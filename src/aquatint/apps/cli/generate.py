@@ -132,7 +132,7 @@ def generate(
     finish = Finish(many)
     output = Output(showing.out, showing.format, sum(len(one.seeds) for one in requests))
     try:
-        bundle = open_bundle(source, machine, files_of(adapting, controlling, tools, enlarging) | checker)
+        bundle = open_bundle(source, machine, opening_all(adapting, controlling, tools, enlarging) | checker)
         for request in requests:
             request.resolved(bundle.family)
         for request in requests:
@@ -169,7 +169,7 @@ def wished(
     return with_shown(request, shown)
 
 
-def files_of(
+def opening_all(
     adapting: Adapting | None, controlling: Controlling | None, tools: Tools | None, enlarging: Enlarging | None
 ) -> dict[str, Any]:
     """What `load` is to open beside the model."""

@@ -10,7 +10,8 @@ from aquatint.apps.cli.adapters import Adapting
 from aquatint.apps.cli.control import Controlling
 from aquatint.apps.cli.edit import Editing
 from aquatint.apps.cli.enlarge import Enlarging, Tools
-from aquatint.apps.cli.generate import Machine, Source, Wishes, files_of, open_bundle, wished
+from aquatint.apps.cli.generate import Machine, Source, Wishes, open_bundle, opening_all, wished
+from aquatint.apps.cli.guard import Guarding, guarded
 from aquatint.apps.cli.guiding import Guidance
 from aquatint.apps.cli.micro import Sizing
 from aquatint.apps.cli.output import Output
@@ -52,6 +53,7 @@ def grid(
     adapting: Adapting | None = None,
     guidance: Guidance | None = None,
     sizing: Sizing | None = None,
+    guarding: Guarding | None = None,
     controlling: Controlling | None = None,
     enlarging: Enlarging | None = None,
     tools: Tools | None = None,
@@ -68,10 +70,11 @@ def grid(
     if wishes.count != 1:
         raise UserError(f"--count {wishes.count} in a grid.", "One picture a cell.", "Take the axis seed=1..4.")
     request = wished(prompt, wishes, editing, adapting, guidance, sizing, controlling, enlarging, shown)
+    request, checker = guarded(request, guarding)
     sheets = [_matrix(request, axes)] if axes.matrix else _table(request, axes)
     output = Output(out, None, 1)
     try:
-        bundle = open_bundle(source, machine, files_of(adapting, controlling, tools, enlarging))
+        bundle = open_bundle(source, machine, opening_all(adapting, controlling, tools, enlarging) | checker)
         for sheet in sheets:
             for cell in sheet.cells:
                 cell.resolved(bundle.family)
