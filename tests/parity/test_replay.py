@@ -65,7 +65,7 @@ def theirs(pipeline: Any, scheduler: Any, steps: int, seed: int) -> np.ndarray:
     return np.asarray(made.images[0]).astype(int)
 
 
-def ours(bundle: Bundle, sampler: str, steps: int, seed: int, profile: str = "diffusers") -> np.ndarray:
+def ours(bundle: Bundle, sampler: str, steps: int, seed: int, profile: str = "diffusers", **more: Any) -> np.ndarray:
     request = Request(
         "a photo of (a cat:1.2)",
         "blurry",
@@ -75,6 +75,7 @@ def ours(bundle: Bundle, sampler: str, steps: int, seed: int, profile: str = "di
         sampler=sampler,
         steps=steps,
         guidance=5.0,
+        **more,
     )
     (one,) = replayed(request, profile)
     *_, last = generate(bundle, one)
@@ -108,6 +109,16 @@ def test_fresh_noise_of_ddim(model: tuple[Bundle, Any]) -> None:
     *_, last = generate(bundle, replayed(request, "diffusers")[0])
     assert last.picture is not None
     assert np.abs(np.asarray(last.picture.image).astype(int) - yours).max() <= 1
+
+
+def test_a_brownian_path(model: tuple[Bundle, Any]) -> None:
+    """torchsde's tree in diffusers' scheduler, ours in our sampler: the same picture, and another with another path."""
+    bundle, pipeline = model
+    yours = theirs(pipeline, diffusers.DPMSolverSDEScheduler(noise_sampler_seed=7, **TABLE), 10, 7)
+    mine = {noise: ours(bundle, "dpmpp_sde", 10, 7, noise=noise) for noise in ("cpu+tree", "cpu")}
+    assert yours.std() > 5, "a grey picture proves little"
+    assert np.abs(mine["cpu+tree"] - yours).max() <= 1
+    assert np.abs(mine["cpu"] - yours).max() > 20
 
 
 def test_the_folder_is_the_model(model: tuple[Bundle, Any]) -> None:

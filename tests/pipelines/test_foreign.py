@@ -106,7 +106,15 @@ def test_what_is_not_known_is_replaced_and_told() -> None:
     reading = read_comfyui(changed(n3={"sampler_name": "best", "scheduler": "odd"}))
     assert (reading.request.sampler, reading.request.grid) == ("euler", "linspace")
     assert {"sampler_name", "scheduler"} <= names(reading.account.changed)
-    reading = read_comfyui(changed(n3={"sampler_name": "dpmpp_sde"}))
+
+
+@pytest.mark.parametrize(("name", "noise"), [("dpmpp_sde", "cpu+nv+cputree"), ("dpmpp_sde_gpu", "cpu+nv+nvtree")])
+def test_samplers_with_a_brownian_path(name: str, noise: str) -> None:
+    reading = read_comfyui(changed(n3={"sampler_name": name}, n5={"batch_size": 2}))
+    request = reading.request
+    assert (request.sampler, request.noise, request.stream) == ("dpmpp_sde", noise, Stream(0, 2))
+    assert names(reading.account.changed) == {"batch_size"}
+    reading = read_invokeai(json.dumps(INVOKE | {"scheduler": "dpmpp_sde_k"}))
     assert "Brownian" in reading.account.changed[0].why
 
 
@@ -284,7 +292,8 @@ Version: v1.10.1"""
 def test_an_infotext_of_a1111() -> None:
     reading = read_a1111(A1111)
     request = reading.request
-    assert (request.sampler, request.grid, request.noise, request.ensd) == ("dpmpp_2m_sde", "exponential", "nv", 31337)
+    assert (request.sampler, request.grid) == ("dpmpp_2m_sde", "exponential")
+    assert (request.noise, request.ensd) == ("nv+tree", 31337)  # its path is the card's
     assert dict(request.options) == {"start": 0.0}
     assert (reading.model, reading.model_hash) == ("v1-5", "6ce0161689")
     assert dict(reading.lora_hashes) == {"detail": "7c6bad76eb54"}
@@ -292,7 +301,7 @@ def test_an_infotext_of_a1111() -> None:
     ignored = {said.name: said.why for said in reading.account.ignored}
     assert set(ignored) == {"Face restoration", "ADetailer model"}
     assert request.hires == Hires(scale=2.0, upscaler="latent", strength=0.55)
-    assert names(reading.account.changed) == {"Sampler"}
+    assert not reading.account.changed
     assert {"Steps", "Seed", "Size", "CFG scale", "Clip skip", "ENSD", "RNG"} <= names(reading.account.honoured)
 
 
@@ -431,10 +440,10 @@ def chain(count: int, *, ring: bool) -> str:
 def test_long_chains_and_rings_end_in_linear_time(ring: bool) -> None:
     seconds = []
     for count in (1_000, 8_000):
-        text, began = chain(count, ring=ring), time.perf_counter()
+        text, began = chain(count, ring=ring), time.thread_time()  # not the clock: other tests run beside this one
         with pytest.raises(UserError):
             read_comfyui(text)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.thread_time() - began)
     assert seconds[1] < 32 * seconds[0]  # eight times as long; 64 would be its square
 
 

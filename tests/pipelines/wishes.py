@@ -10,7 +10,7 @@ from aquatint.pipelines.lora import Lora
 from aquatint.pipelines.micro import Micro
 from aquatint.pipelines.prompt import GRAMMARS
 from aquatint.pipelines.refine import Refine
-from aquatint.pipelines.request import Request
+from aquatint.pipelines.request import OTHERS, Request
 from aquatint.pipelines.safety import ACTIONS
 from aquatint.pipelines.stream import Stream
 from aquatint.pipelines.tiling import Decoding, Tiling
@@ -85,7 +85,7 @@ requests = st.builds(
     rescale=unit,
     eta=unit,
     options=st.dictionaries(st.text(max_size=8), st.floats(-10, 10), max_size=2).map(lambda d: tuple(d.items())),
-    noise=st.sampled_from(["cpu", "nv", "cpu+nv"]),
+    noise=st.sampled_from(OTHERS),
     ensd=st.integers(-(2**64) + 1, 2**64 - 1),
     grammar=st.sampled_from(sorted(GRAMMARS)),
     clip_skip=st.none() | st.integers(1, 2),

@@ -74,6 +74,26 @@ class Noise:
         """Standard normal deviates, float32 [b, *shape]; 32 random bits each, so |z| <= 6.34."""
         return normal_quantile(self._words(shape, step, draw, _able(device))).float().to(device or "cpu")
 
+    def over(self, low: float, high: float) -> "Noise":
+        """The noise of a walk whose levels have ratios in [low, high]; ours is the same for every walk."""
+        return self
+
+    def change(
+        self,
+        shape: tuple[int, ...],
+        start: float,
+        goal: float,
+        *,
+        step: int = 0,
+        draw: int = 0,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """How a Brownian path over sigma / alpha changes from `start` down to `goal`, over the root of that distance.
+
+        That is standard normal, float32 [b, *shape]; ours is a draw of its own, whatever the two are.
+        """
+        return self.normal(shape, step=step, draw=draw, device=device)
+
     def uniform(
         self, shape: tuple[int, ...], *, step: int = 0, draw: int = 0, device: torch.device | str | None = None
     ) -> Tensor:

@@ -6,18 +6,16 @@ do not make are taken from our own noise.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from aquatint.base.brownian import Draw, path
 from aquatint.base.errors import UserError, unknown
 from aquatint.base.noise import PRIOR, STEP, WORD, Noise, philox
-
-# draw(seed, size, number) -> the number-th tensor of `size` normal deviates that a generator gives, float32, flat
-Draw: TypeAlias = Callable[[int, int, int], Tensor]
 
 
 class Replay(Noise):
@@ -26,6 +24,8 @@ class Replay(Noise):
     delta   added to the seed for the noise of steps, which then comes from a generator of its own (A1111's ENSD;
             ComfyUI adds 1 on the CPU); with 0 the generator of the first noise goes on
     late    the generator of the steps' noise, if it is another kind: then it begins anew, whatever delta is
+    tree    the generator of a Brownian path, from which samplers take their new noise that ask for its changes
+    ends    the ratios between which that path runs (`over`)
     place, of   each draw is made for `of` pictures at once, and row i is the one at `place` (ComfyUI's batches)
     pictures    of our own noise, where a draw is taken from that; those programs seed their generator anew
     """
@@ -38,16 +38,26 @@ class Replay(Noise):
         pictures: Sequence[int] | None = None,
         *,
         late: Draw | None = None,
+        tree: Draw | None = None,
+        ends: tuple[float, float] | None = None,
         place: int = 0,
         of: int = 1,
     ) -> None:
         super().__init__(seeds, pictures)
         assert 0 <= place < of, f"picture {place} of {of}"
         self._draw, self.delta, self._late, self.place, self.of = draw, delta, late, place, of
+        self._tree, self.ends = tree, ends
 
     def __getitem__(self, rows: slice) -> "Replay":
+        return self._with(self.seeds[rows], self.pictures[rows], self.ends)
+
+    def over(self, low: float, high: float) -> "Replay":
+        """The noise of a walk between these ratios, whose Brownian path it is."""
+        return self._with(self.seeds, self.pictures, (low, high))
+
+    def _with(self, seeds: Sequence[int], pictures: Sequence[int], ends: tuple[float, float] | None) -> "Replay":
         more = {"place": self.place, "of": self.of}
-        return Replay(self.seeds[rows], self._draw, self.delta, self.pictures[rows], late=self._late, **more)
+        return Replay(seeds, self._draw, self.delta, pictures, late=self._late, tree=self._tree, ends=ends, **more)
 
     def normal(
         self, shape: tuple[int, ...], *, step: int = 0, draw: int = 0, device: torch.device | str | None = None
@@ -59,9 +69,35 @@ class Replay(Noise):
         number = 0 if draw == PRIOR else step if own else step + 1
         seeds = [seed + self.delta if own else seed for seed in self.seeds]
         take = self._late if own and self._late is not None else self._draw
+        drawn = [take(seed, math.prod(shape) * self.of, number) for seed in seeds]
+        return self._own(drawn, shape, device)
+
+    def change(
+        self,
+        shape: tuple[int, ...],
+        start: float,
+        goal: float,
+        *,
+        step: int = 0,
+        draw: int = 0,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """A Brownian path's change, where these are one's: its sign is k-diffusion's, upwards less downwards."""
+        if self._tree is None:
+            return super().change(shape, start, goal, step=step, draw=draw, device=device)
+        assert self.ends is not None, "a path has ends"
+        low, high, start, goal = (float(np.float32(ratio)) for ratio in (*self.ends, start, goal))  # as theirs are held
+        size, root, drawn = math.prod(shape) * self.of, math.sqrt(start - goal) or 1.0, []
+        for seed in self.seeds:
+            there, here = (path(seed, self._tree, size, low, high, ratio) for ratio in (goal, start))
+            drawn.append(torch.from_numpy(((there - here) / root).astype(np.float32)))
+        return self._own(drawn, shape, device)
+
+    def _own(self, drawn: Sequence[Tensor], shape: tuple[int, ...], device: torch.device | str | None) -> Tensor:
+        """Of each row that was drawn for `of` pictures, the part of the one at `place`."""
         size = math.prod(shape)
-        drawn = [take(seed, size * self.of, number)[size * self.place :][:size] for seed in seeds]
-        return torch.stack([row.reshape(shape) for row in drawn]).to(device or "cpu")
+        mine = [row[size * self.place :][:size].reshape(shape) for row in drawn]
+        return torch.stack(mine).to(device or "cpu")
 
 
 def torch_cpu(seed: int, size: int, number: int) -> Tensor:
@@ -108,11 +144,10 @@ def noise_from(
     """
     if source not in SOURCES:
         raise unknown("noise source", source, SOURCES)
-    draws, pictures = SOURCES[source], (turn,) * len(seeds)
-    if draws is None:
+    row, pictures = SOURCES[source], (turn,) * len(seeds)
+    if row is None:
         return Noise(seeds, pictures)
-    first, late = draws
-    return Replay(seeds, first, delta, pictures, late=late, place=place, of=of)
+    return Replay(seeds, row.first, delta, pictures, late=row.late, tree=row.tree, place=place, of=of)
 
 
 def _box_muller(uniform: np.ndarray) -> np.ndarray:
@@ -127,10 +162,25 @@ def _float32(words: Tensor) -> np.ndarray:
     return words.numpy().astype(np.uint32).astype(np.float32)
 
 
-# The generator of the first noise, and that of the steps' where it is another (ComfyUI and InvokeAI on a card).
-SOURCES: dict[str, tuple[Draw, Draw | None] | None] = {
+@dataclass(frozen=True)
+class Source:
+    """A row of the table: the generators of the first noise, of the steps' where it is another, and of a Brownian
+    path where the SDE samplers take theirs from one.
+    """
+
+    first: Draw
+    late: Draw | None = None
+    tree: Draw | None = None
+
+
+# A1111 takes paths from the generator that it has, ComfyUI from the CPU's, for samplers called _gpu from the card's.
+SOURCES: dict[str, Source | None] = {
     "aquatint": None,
-    "cpu": (torch_cpu, None),
-    "nv": (torch_cuda, None),
-    "cpu+nv": (torch_cpu, torch_cuda),
+    "cpu": Source(torch_cpu),
+    "nv": Source(torch_cuda),
+    "cpu+nv": Source(torch_cpu, torch_cuda),
+    "cpu+tree": Source(torch_cpu, tree=torch_cpu),
+    "nv+tree": Source(torch_cuda, tree=torch_cuda),
+    "cpu+nv+cputree": Source(torch_cpu, torch_cuda, torch_cpu),
+    "cpu+nv+nvtree": Source(torch_cpu, torch_cuda, torch_cuda),
 }

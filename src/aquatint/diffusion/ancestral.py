@@ -8,7 +8,7 @@ from aquatint.base.errors import UserError
 from aquatint.base.noise import MIDSTEP, STEP, Noise
 from aquatint.diffusion.denoisers import Denoiser
 from aquatint.diffusion.schedule import Latents, Level, NoiseSchedule
-from aquatint.diffusion.steps import Step, between, check_eta, churned, drift, fresh, lifted, move, parted
+from aquatint.diffusion.steps import Step, along, between, check_eta, churned, drift, fresh, lifted, move, parted
 
 
 def dpm_2(
@@ -101,12 +101,12 @@ def dpmpp_sde(
             continue
         middle = between(schedule, here, there, r)
         first, rise = parted(schedule, here, middle, eta)
-        z = whole = fresh(noise, x, index) if up else None
+        z = whole = along(noise, x, index, here, middle) if up else None
         ahead = lifted(drift(x, x0, here, first), first, middle, rise, z)
         guess = (1 - 0.5 / r) * x0 + 0.5 / r * denoise(ahead, middle)
         if z is not None:
             part = float((here.ratio - middle.ratio) / (here.ratio - there.ratio))
-            whole = part**0.5 * z + (1 - part) ** 0.5 * fresh(noise, x, index, MIDSTEP)
+            whole = part**0.5 * z + (1 - part) ** 0.5 * along(noise, x, index, middle, there, MIDSTEP)
         x = lifted(drift(x, guess, here, down), down, there, up, whole)
         yield Step(index, len(levels) - 1, there, x, x0)
 

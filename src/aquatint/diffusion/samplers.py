@@ -177,6 +177,7 @@ class Sampler:
     pair    whether it is walked with a Pair (CFG++)
     free    whether it chooses its own levels between the ends
     alone   whether it takes one picture at a time
+    path    whether others know it with the noise of a Brownian path (k-diffusion's SDE samplers; base/brownian.py)
     """
 
     walk: Callable[..., Iterator[Step]]
@@ -188,6 +189,7 @@ class Sampler:
     pair: bool = False
     free: bool = False
     alone: bool = False
+    path: bool = False
 
     @property
     def options(self) -> dict[str, float]:
@@ -226,6 +228,8 @@ class Sampler:
         assert all(there.ratio < here.ratio for here, there in pairwise(levels)), "levels must fall"
         louder = options.pop("s_noise", 1.0)
         noise = noise if louder == 1 else Louder(noise, louder)
+        noisy = [float(level.ratio) for level in levels if 0 < level.ratio < math.inf]
+        noise = noise.over(min(noisy), max(noisy)) if noisy else noise
         asked = (pair or alike(denoise)) if self.pair else denoise
         wanted = inspect.signature(self.walk).parameters.get("schedule")
         if wanted is None:
@@ -248,10 +252,10 @@ SAMPLERS = {
     "dpm_2": Sampler(dpm_2, grid="karras", order=2, calls=2, start=0.0, noisy=True),
     "dpm_2_a": Sampler(dpm_2_a, grid="karras", order=2, calls=2, start=0.0, noisy=True),
     "dpmpp_2s_a": Sampler(dpmpp_2s_a, grid="karras", order=2, calls=2, start=0.0, noisy=True),
-    "dpmpp_sde": Sampler(dpmpp_sde, grid="karras", order=2, calls=2, start=0.0, noisy=True),
-    "dpmpp_2m_sde": Sampler(dpmpp_2m_sde, grid="karras", order=2, noisy=True),
-    "dpmpp_2m_sde_heun": Sampler(dpmpp_2m_sde_heun, grid="karras", order=2, noisy=True),
-    "dpmpp_3m_sde": Sampler(dpmpp_3m_sde, grid="exponential", order=2, noisy=True),
+    "dpmpp_sde": Sampler(dpmpp_sde, grid="karras", order=2, calls=2, start=0.0, noisy=True, path=True),
+    "dpmpp_2m_sde": Sampler(dpmpp_2m_sde, grid="karras", order=2, noisy=True, path=True),
+    "dpmpp_2m_sde_heun": Sampler(dpmpp_2m_sde_heun, grid="karras", order=2, noisy=True, path=True),
+    "dpmpp_3m_sde": Sampler(dpmpp_3m_sde, grid="exponential", order=2, noisy=True, path=True),
     "unipc": Sampler(unipc, grid="linspace", order=2.3),
     "deis": Sampler(deis, grid="linspace", order=3),
     "ipndm": Sampler(ipndm, grid="linspace", order=2, start=0.0),

@@ -61,6 +61,12 @@ def fresh(noise: Noise, x: Latents, index: int, draw: int = STEP) -> Latents:
     return noise.normal(tuple(x.shape[1:]), step=index, draw=draw, device=x.device).to(x.dtype)
 
 
+def along(noise: Noise, x: Latents, index: int, here: Level, there: Level, draw: int = STEP) -> Latents:
+    """New noise for the way between two levels, in x's precision: a piece of one path where the noise is a path's."""
+    start, goal = float(here.ratio), float(there.ratio)
+    return noise.change(tuple(x.shape[1:]), start, goal, step=index, draw=draw, device=x.device).to(x.dtype)
+
+
 def parted(schedule: NoiseSchedule, here: Level, there: Level, eta: float) -> tuple[Level, float]:
     """An ancestral step in two: the level below `there` that an ODE's step goes to, and the new noise that lifts it.
 
@@ -149,3 +155,20 @@ class Louder(Noise):
     ) -> Tensor:
         """Normal deviates of that spread, float32 [b, *shape]."""
         return self.factor * self.noise.normal(shape, step=step, draw=draw, device=device)
+
+    def over(self, low: float, high: float) -> "Louder":
+        """The noise of a walk between these ratios."""
+        return Louder(self.noise.over(low, high), self.factor)
+
+    def change(
+        self,
+        shape: tuple[int, ...],
+        start: float,
+        goal: float,
+        *,
+        step: int = 0,
+        draw: int = 0,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """A path's change, that much larger."""
+        return self.factor * self.noise.change(shape, start, goal, step=step, draw=draw, device=device)

@@ -15,7 +15,7 @@ from itertools import pairwise
 from aquatint.base.noise import Noise
 from aquatint.diffusion.denoisers import Denoiser
 from aquatint.diffusion.schedule import Latents, Level
-from aquatint.diffusion.steps import Step, check_eta, drift, fresh
+from aquatint.diffusion.steps import Step, along, check_eta, drift, fresh
 
 POINTS = 200  # of the midpoint rule in er_sde's integrals
 
@@ -136,7 +136,7 @@ def _renewed(x: Latents, last: Latents, here: Level, there: Level, eta: float, n
     q = there.ratio / here.ratio
     if eta == 0 or there.sigma == 0:
         return x
-    return x + there.sigma * (1 - q ** (2 * eta)) ** 0.5 * fresh(noise, last, index)
+    return x + there.sigma * (1 - q ** (2 * eta)) ** 0.5 * along(noise, last, index, here, there)
 
 
 def _changes(history: Sequence[tuple[float, Latents]], h: float) -> tuple[Latents, Latents | None]:

@@ -15,7 +15,7 @@ from aquatint.diffusion.names import grid_named, sampler_named
 from aquatint.pipelines.foreign import Notes, Reading, Start, note_sampler, parse_json, shown
 from aquatint.pipelines.profiles import replayed
 from aquatint.pipelines.request import Request
-from aquatint.pipelines.stream import LARGEST
+from aquatint.pipelines.stream import LARGEST, Stream
 
 MOST = 10_000  # nodes
 MOST_LORAS = 64
@@ -84,9 +84,9 @@ def read_comfyui(prompt: str | None, workflow: str | None = None) -> Reading:
     start = _strong(start, words, notes)
     seed = words.pop("seed", 0)
     if batch > 1:
-        words |= {"noise": "cpu+nv", "stream": {"place": 0, "of": min(batch, LARGEST)}}
         notes.change("batch_size", batch, "the file does not say which of them it is; the first is painted")
     (request,) = replayed(config.from_data(Request, words | {"seeds": (seed,)}), "comfyui")
+    request = replace(request, stream=Stream(0, min(batch, LARGEST))) if batch > 1 else request
     note_sampler(notes, "sampler", words.get("sampler", "euler"), request)
     notes.honour("seed", seed)
     return Reading("ComfyUI", "comfyui", request, notes.account(), model, start=start)
@@ -244,6 +244,8 @@ def _named(words: dict[str, Any], notes: Notes) -> None:
         words |= {"sampler": "unipc", "options": [["bh", 1.0]]}
     if (name := words.get("sampler")) is not None and sampler_named(name) is None:
         notes.change("sampler_name", words.pop("sampler"), "there is no such sampler here; Euler is taken")
+    if str(words.get("sampler")).endswith("_gpu"):
+        words["noise"] = "cpu+nv+nvtree"
     if (name := words.get("grid")) is not None and grid_named(name) is None:
         notes.change("scheduler", words.pop("grid"), "there is none of that name; normal is taken")
 

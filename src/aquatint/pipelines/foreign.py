@@ -14,7 +14,6 @@ from aquatint.pipelines.request import Request
 
 LONGEST = 8 * 2**20  # characters of JSON
 SHOWN = 200  # characters of a value
-SDE = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")  # with a Brownian path elsewhere
 
 
 @dataclass(frozen=True)
@@ -125,10 +124,8 @@ def shown(value: Any) -> str:
 
 
 def note_sampler(notes: Notes, name: str, value: str, request: Request) -> None:
-    """What of a sampler's own ways cannot be repeated: Brownian noise, and a stride that does not fit the table."""
-    if request.sampler in SDE:
-        notes.change(name, value, "its fresh noise was a Brownian path's; other noise is taken, the picture differs")
-    elif request.sampler is not None and SAMPLERS[request.sampler].free:
+    """What of a sampler's ways cannot be repeated: steps of its choice, and a stride that does not fit the table."""
+    if request.sampler is not None and SAMPLERS[request.sampler].free:
         notes.change(name, value, "it chooses its own steps, and its fresh noise may fall in another order")
     else:
         notes.honour(name, value)

@@ -8,8 +8,10 @@ from typing import Any
 
 from aquatint.base import config
 from aquatint.base.errors import UserError
+from aquatint.base.replay import SOURCES
 from aquatint.diffusion.cfg_pp import SHARE
 from aquatint.diffusion.names import GRID_NAMES, SAMPLER_NAMES, Names, sampler_named
+from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.pipelines.guiding_words import guiding_from, words_of
 from aquatint.pipelines.hires import LATENT_NAMES, PIXEL_NAMES, Hires
 from aquatint.pipelines.record import Record
@@ -48,7 +50,7 @@ def infotext(record: Record) -> str:
         "Denoising strength": _strength(request),
         "Clip skip": request.clip_skip if (request.clip_skip or 1) > 1 else None,
         "ENSD": request.ensd or None,
-        "RNG": _RNG.get(request.noise),
+        "RNG": _rng(request.sampler).get(request.noise),
         "Eta DDIM" if request.sampler == "ddim" else "Eta": request.eta or None,
         "Tiling": request.seamless and {"both": "True", "x": "X", "y": "Y"}[request.seamless],
         "CFG rescale": request.rescale or None,
@@ -153,7 +155,7 @@ def request_from(info: Infotext) -> Request:
         "guidance": guidance and guidance / _shares(named[0] if named else None),
         "picture_guidance": _float(settings.get("Image CFG scale", "")),
         "rescale": _float(settings.get("CFG rescale", "")),
-        "noise": _source(settings),
+        "noise": _source(settings, named[0] if named else None),
         "ensd": _int(settings.get("ENSD", "")) or 0,
         "clip_skip": _int(settings.get("Clip skip", "")),
         "eta": _float(settings.get("Eta DDIM", settings.get("Eta", ""))),
@@ -311,14 +313,20 @@ def _end(line: str, begin: int, key: str) -> int:
     return len(line) if comma < 0 else comma
 
 
-def _source(settings: dict[str, str]) -> str:
+def _source(settings: Mapping[str, str], sampler: str | None) -> str:
     """Whose noise an infotext's picture was made of: ours if we wrote it, else a generator of torch's.
 
     Without a word the web UI drew on the graphics card, whose generator "nv" is.
     """
-    if "RNG" in settings:
-        return _SOURCES.get(settings["RNG"], "nv")
-    return "aquatint" if settings.get("Version", "").startswith("aquatint") else "nv"
+    if "RNG" not in settings and settings.get("Version", "").startswith("aquatint"):
+        return "aquatint"
+    sources = {label: source for source, label in _rng(sampler).items()}
+    return sources.get(settings.get("RNG", "NV"), sources["NV"])
+
+
+def _rng(sampler: str | None) -> Mapping[str, str]:
+    """The labels of the noise sources. The web UI's own mean a Brownian path too where a sampler takes one."""
+    return _RNG_OF_PATHS if sampler is not None and sampler in SAMPLERS and SAMPLERS[sampler].path else _RNG
 
 
 def _label(rows: Mapping[str, Names], name: str | None) -> str | None:
@@ -361,8 +369,8 @@ def _float(text: str) -> float | None:
         raise UserError(f'"{text[:40]}" stands where the infotext should have a number.') from None
 
 
-_RNG = {"cpu": "CPU", "nv": "NV", "cpu+nv": "CPU+NV"}
-_SOURCES = {label: source for source, label in _RNG.items()}
+_RNG = {source: source.upper() for source, row in SOURCES.items() if row is not None}
+_RNG_OF_PATHS = _RNG | {"cpu": "CPU-TREE", "nv": "NV-TREE", "cpu+tree": "CPU", "nv+tree": "NV"}
 # The keys that request_from reads. Who adds a field adds its key here; what is not here is told as left out.
 READ = frozenset(
     (

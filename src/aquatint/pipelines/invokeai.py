@@ -110,7 +110,10 @@ def _reading(words: dict[str, Any], notes: Notes, model: str, start: Start | Non
     drawn = {"noise": "cpu+nv" if cpu else "nv", "ensd": (seed ^ 0xFFFFFFFF) - seed if 0 <= seed < 2**64 else 0}
     request = config.from_data(Request, {"sampler": "euler"} | words | drawn | {"seeds": (seed,)})
     (request,) = replayed(request, "diffusers")
-    note_sampler(notes, "scheduler", name, request)
+    if request.sampler == "dpmpp_sde":
+        notes.change("scheduler", name, "its fresh noise was a Brownian path of seed 0; other noise is taken")
+    else:
+        note_sampler(notes, "scheduler", name, request)
     notes.honour("seed", seed)
     return Reading("InvokeAI", "diffusers", request, notes.account(), model, start=start)
 

@@ -36,17 +36,20 @@ def a1111(request: Request) -> tuple[Request, ...]:
     options = {"start": 1.0 if name in _TIMED else 0.0}
     options |= {"discard": 1.0} if name in ("dpm_2", "dpm_2_a", "dpmpp_3m_sde") else {}
     options |= {"bh": 1.0} if name == "unipc" else {}
-    return (_filled(request, name, _AUTOMATIC.get(name, "linspace"), "nv", "a1111", options),)
+    noise = "nv+tree" if SAMPLERS[name].path else "nv"
+    return (_filled(request, name, _AUTOMATIC.get(name, "linspace"), noise, "a1111", options),)
 
 
 def comfyui(request: Request) -> tuple[Request, ...]:
     """ComfyUI on a card: the first noise from torch's CPU generator, that of steps from the card's, seeded alike.
+    Brownian paths are the CPU generator's too; those of its samplers called _gpu are the noise "cpu+nv+nvtree".
 
     Several seeds in a row are one batch of the first of them, drawn from one stream: picture i behind the others.
     """
     name = request.sampler or "euler"
     options = {"start": 1.0} | ({"discard": 1.0} if name in ("dpm_2", "dpm_2_a", "unipc") else {})
-    one = _filled(request, name, "linspace", "cpu+nv", "comfy", options)
+    noise = "cpu+nv+cputree" if SAMPLERS[name].path else "cpu+nv"
+    one = _filled(request, name, "linspace", noise, "comfy", options)
     first, count = request.seeds[0], len(request.seeds)
     if count == 1 or request.stream is not None or request.seeds != tuple(range(first, first + count)):
         return (one,)

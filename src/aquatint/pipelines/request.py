@@ -43,6 +43,7 @@ MOST_PICTURES = 10_000
 MOST_GUIDANCE = 100.0
 MOST_LAYERS = 64
 LARGEST_SEED = 2**64 - 1
+OTHERS = tuple(name for name, row in SOURCES.items() if row is not None)  # noise that is not ours
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Request:
     rescale            how much of the contrast that guidance adds is taken back (Lin et al. 2023), 0 ... 1
     eta                share of fresh noise a step, 0 ... 1, for samplers that take it
     edit               the picture to begin from, and what of it is to change; None paints from noise alone
-    noise, ensd        whose random numbers: "aquatint" (ours), "cpu", "nv" or "cpu+nv" (torch's generators,
-                       base/replay.py), and what is added to the seed for the noise of steps (A1111's "ENSD"; not
+    noise, ensd        whose random numbers: "aquatint" (ours), or a name in base/replay.py's SOURCES (torch's
+                       generators), and what is added to the seed for the noise of steps (A1111's "ENSD"; not
                        with ours)
     grammar            how the prompts are read: a name in GRAMMARS (docs/prompts.md)
     clip_skip          which layer of the text encoder is read, counted from the end: 1 is the last; None the usual one
@@ -145,9 +146,9 @@ class Request:
         if not self.prompt.strip():
             raise UserError("The prompt is empty.", "A few words that say what to paint.")
         if self.ensd and self.noise == "aquatint":
-            raise UserError(f"ensd = {self.ensd} with our own noise.", 'The noise sources "cpu" or "nv".')
+            raise UserError(f"ensd = {self.ensd} with our own noise.", f"The noise sources {', '.join(OTHERS)}.")
         if self.stream is not None and self.noise == "aquatint":
-            raise UserError("stream with our own noise.", 'The noise sources "cpu", "nv" or "cpu+nv".')
+            raise UserError("stream with our own noise.", f"The noise sources {', '.join(OTHERS)}.")
         for one, other in (("hires", "edit"), ("tiling", "seamless")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UserError(f"{one} together with {other}.", "One of the two.")
