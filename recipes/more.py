@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 
+from aquatint.base.counted import Counted
 from aquatint.base.noise import POSTERIOR, Noise
 from aquatint.base.runtime import DTYPES
 from aquatint.diffusion.schedule import NoiseSchedule
@@ -114,7 +115,7 @@ def export(bundle: Bundle, out: Path) -> None:
     bundle.unet.load_state_dict(part(both, "0."))
     bundle.text.load_state_dict(part(both, "1."))
     shutil.rmtree(out / "model", ignore_errors=True)
-    save(replace(bundle, digest=""), out / "model", "native", dtype=torch.float16, shard_size=14 * 2**20)
+    save(replace(bundle, counted=Counted()), out / "model", "native", dtype=torch.float16, shard_size=14 * 2**20)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from aquatint.base.counted import Counted
 from aquatint.families import TINY, Family
 from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.text import TextEncoder
@@ -28,7 +29,7 @@ def tiny_bundle(family: Family = TINY, *, seed: int = 0, vocabulary: Vocabulary 
         tokenizer=Tokenizer.train(WORDS, family.text.vocabulary, pad=family.text.pad),
         family=family,
         name="tiny",
-        digest=f"{seed:064x}",
+        counted=Counted(f"{seed:064x}"),
         threads=1,  # two threads on a busy machine wait for each other at every small operation
         vocabulary=vocabulary,
         text2=text2.eval() if text2 else None,

@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
+from aquatint.base.counted import Counted  # noqa: E402
 from aquatint.families import SD15, SD15_INPAINT, SD21, SD21_V, Family  # noqa: E402
 from aquatint.nets.autoencoder import Autoencoder  # noqa: E402
 from aquatint.nets.text import TextEncoder  # noqa: E402
@@ -46,7 +47,7 @@ def model(family: Family) -> Opened:
         for tensor in net.state_dict().values():
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
     words = Tokenizer.train(["a red cat", "two blue circles"], VOCABULARY, pad=family.text.pad)
-    return Opened(family, *nets, words, "small", "")
+    return Opened(family, *nets, words, "small", Counted())
 
 
 def theirs_of(pipeline: Any) -> dict[str, dict[str, torch.Tensor]]:

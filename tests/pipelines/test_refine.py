@@ -10,6 +10,7 @@ from tests.pipelines.test_adapted_xl import REFINER
 from torch import Tensor
 
 from aquatint.base import config
+from aquatint.base.counted import Counted
 from aquatint.base.errors import UserError
 from aquatint.diffusion.grids import GRIDS
 from aquatint.diffusion.schedule import NoiseSchedule
@@ -105,7 +106,7 @@ def test_the_same_model_twice_is_the_model_once() -> None:
 
 
 def test_it_is_in_the_record(both: Bundle) -> None:
-    bundle = replace(both, refiner=replace(both.refiner, name="fine", digest="ab" * 32))  # type: ignore[type-var]
+    bundle = replace(both, refiner=replace(both.refiner, name="fine", counted=Counted("ab" * 32)))  # type: ignore[type-var]
     picture = painted(bundle, Request("two cats", refine=Refine(0.6, aesthetic=5.0)))[0]
     record = record_from(config.to_json(picture.record))
     assert record.request.refine == Refine(0.6, aesthetic=5.0)

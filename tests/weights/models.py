@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from aquatint.base.counted import Counted
 from aquatint.families import (
     FAMILIES,
     POCKET,
@@ -99,7 +100,7 @@ def random_model(family: Family, seed: int = 0) -> Opened:
     else:
         words = Tokenizer.train(["a red cat", "two blue circles"], family.text.vocabulary, pad=family.text.pad)
     words2 = Tokenizer(words.merges, pad=family.text2.pad) if family.text2 else None
-    return Opened(family, *nets, words, family.name.lower(), "", text2=text2, tokenizer2=words2)
+    return Opened(family, *nets, words, family.name.lower(), Counted(), text2=text2, tokenizer2=words2)
 
 
 def same_weights(one: Opened, two: Opened) -> bool:

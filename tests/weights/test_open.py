@@ -1,5 +1,6 @@
 """Opening and saving: the same model comes back from every format, mapped and not copied, checked and summed."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -9,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, safe_open, save_file
-from tests.weights.models import SMALL, random_model, same_weights
+from tests.weights.models import ODD, SMALL, random_model, same_weights
 
 from aquatint.base.errors import UserError
 from aquatint.families import POCKET
 from aquatint.weights import Opened, inspect, open_model, plan, save
 from aquatint.weights import open as opening
 from aquatint.weights.store import TensorFile
+from aquatint.weights.verify import verify
 
 CASES = [(name, kind) for name in SMALL for kind in ("diffusers", "compvis")]
 CASES += [("SD15", "native"), ("SD21_V", "native"), ("TINY", "native file")]
@@ -90,7 +92,7 @@ def test_float32_weights_are_the_mapped_file(tiny: Opened, tmp_path: Path, monke
     monkeypatch.setattr(TensorFile, "__init__", remember)
     again = open_model(path)
     (file,) = mapped
-    begin = torch.frombuffer(file._bytes, dtype=torch.uint8).data_ptr()
+    begin = torch.frombuffer(file._mapped.bytes, dtype=torch.uint8).data_ptr()
     for net in (again.unet, again.autoencoder, again.text):
         for name, parameter in net.named_parameters():
             assert begin < parameter.data_ptr() < begin + file.size, name
@@ -119,7 +121,7 @@ def test_weights_stored_in_any_float_format_are_read(
     with pytest.raises(UserError, match="is damaged"):
         open_model(tmp_path / "mixed.safetensors")
     found = plan.find(tmp_path / "mixed.safetensors", source="mixed")
-    nets, _ = opening._nets(found, torch.float32, lambda weight: weight)
+    nets = opening._nets(found, torch.float32, opening._as_it_is)
     assert nets["unet"].time.enter.bias.dtype == torch.float32  # type: ignore[union-attr]
     stored = mixed["model.diffusion_model.time_embed.0.weight"]
     assert torch.equal(nets["unet"].time.enter.weight, stored.float())  # type: ignore[union-attr]
@@ -134,6 +136,41 @@ def test_digests_tell_models_apart(tiny: Opened, tmp_path: Path) -> None:
     assert open_model(tmp_path / "one", prediction="v").digest != one.digest  # it paints something else
     renamed = replace(tiny, family=replace(tiny.family, name="renamed", defaults=POCKET.defaults))
     assert open_model(save(renamed, tmp_path / "three")).digest == one.digest
+
+
+def bare(path: Path, metadata: dict[str, str] | None = None) -> str:
+    """A single file whose shapes tell the family and whose header promises nothing of ours; its digest."""
+    whole = path.with_name(f"whole-{path.stem}.safetensors")
+    if not whole.exists():
+        save(random_model(ODD), whole, "compvis")
+    tensors = load_file(whole)
+    save_file(tensors, path, metadata) if path.suffix == ".safetensors" else torch.save({"state_dict": tensors}, path)
+    return open_model(whole).digest
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "ckpt"])
+def test_a_digest_counted_later_is_that_of_the_file(kind: str, models: Callable[[str], Opened], tmp_path: Path) -> None:
+    """It is counted aside, or when somebody asks, whatever became of the nets meanwhile."""
+    path = tmp_path / f"model.{kind}"
+    known = bare(path)
+    changed, aside = open_model(path), open_model(path)
+    for parameter in changed.unet.parameters():
+        parameter.data.add_(1.0)
+    aside.counted.begin()
+    assert changed.digest == aside.digest == known
+
+
+def test_verifying_reads_everything(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    known = bare(path)
+    body = path.read_bytes()
+    body = body[8 + int.from_bytes(body[:8], "little") :]
+    bare(path, {"modelspec.hash_sha256": "0x" + hashlib.sha256(body).hexdigest()})
+    assert verify(path) == {"digest": known, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    bare(path, {"modelspec.hash_sha256": "0x" + "ab" * 32})
+    with pytest.raises(UserError, match="its header says abababab"):
+        verify(path)
+    assert verify(saved("diffusers")).keys() == {"digest"}
 
 
 def test_a_flipped_bit_is_noticed(saved: Callable[[str], Path], tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from aquatint.base import config
+from aquatint.base.counted import GoOn
 from aquatint.base.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -229,11 +230,13 @@ def read_json(path: str | Path, *, limit: int = 2**20) -> Any:
         raise UserError(f'"{path}": {error.got}', error.takes, error.remedy) from None
 
 
-def measure(path: str | Path) -> tuple[int, str]:
-    """(size, sha256) of a file, read in pieces."""
+def measure(path: str | Path, go_on: GoOn | None = None) -> tuple[int, str]:
+    """(size, sha256) of a file, read in pieces, with a call of `go_on` before each."""
     digest, size = hashlib.sha256(), 0
     with reading(path) as (file, _):
         while piece := file.read(2**20):
+            if go_on is not None:
+                go_on()
             digest.update(piece)
             size += len(piece)
     return size, digest.hexdigest()

@@ -16,7 +16,8 @@ def prepare(net: nn.Module) -> None:
             part.weight.data = laid(part.weight.data)
 
 
-def laid(weight: Tensor) -> Tensor:
-    """A tensor as `prepare` lays it out: itself, unless it is a kernel of more than one pixel that lies otherwise."""
+def laid(weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor as `prepare` lays it out, and in a number format: itself if it is so already, else one copy."""
     kernel = weight.ndim == 4 and weight.shape[2:] != (1, 1)
-    return weight.contiguous(memory_format=torch.channels_last) if kernel else weight
+    layout = torch.channels_last if kernel else torch.contiguous_format
+    return weight.to(dtype or weight.dtype, memory_format=layout).contiguous(memory_format=layout)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import nn
 
 from aquatint.base import runtime
+from aquatint.base.counted import Counted
 from aquatint.base.errors import UserError
 from aquatint.nets.lora import Change, attach, extract, merge
 from aquatint.pipelines.account import account_of
@@ -75,7 +76,7 @@ def merged(bundle: "Bundle", loras: Sequence[Lora]) -> "Bundle":
         on.bundle,
         **parts,
         name="+".join([bundle.name, *dict.fromkeys(lora.name for lora in loras)]),
-        digest=digest_of(family, whole, None),
+        counted=Counted(digest_of(family, whole, None)),
         file=None,
         texts={**texts, "modelspec.merged_from": ", ".join(names)},
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from aquatint import weights
 from aquatint.base import images, runtime
+from aquatint.base.counted import Counted
 from aquatint.base.errors import UserError
 from aquatint.diffusion.denoisers import Conditioning
 from aquatint.engines import plain
@@ -35,14 +36,14 @@ from aquatint.pipelines.tools import with_tools
 from aquatint.pipelines.vocabulary import Vocabulary
 from aquatint.weights.safety import OpenedChecker, open_safety
 from aquatint.weights.tiny import Tiny
-from aquatint.weights.whole import Whole
+from aquatint.weights.values import file_of
 
 
 @dataclass(frozen=True)
 class Bundle:
     """Networks on one device, and what is known of them. Painting changes nothing in it.
 
-    name, digest   for people, and the sha256 of the weights ("" if unknown)
+    name, counted  for people, and the sha256 of the weights, counted when it is needed ("" if unknown)
     device, dtype  where the nets are and what they compute in; latents between steps are float32
     threads        how many threads share one operation while it paints
     vocabulary     the words that a small model knows; None for a model that claims them all
@@ -52,7 +53,7 @@ class Bundle:
     upscalers    files of upscalers that a request may name;  tiny: a tiny autoencoder, for previews and quick decoding
     refiner      a second model, which goes on where a request says so (pipelines/refine.py)
     notes, texts   what was assumed when it was opened; the texts that came with the weights (modelspec.*)
-    file           the one file that the weights are from, whose sha256 goes into records; None: none does
+    file           the sha256 of the one file that the weights are from, for records; None: they name none
     safety         the safety checker that requests may ask
     """
 
@@ -62,7 +63,7 @@ class Bundle:
     tokenizer: Tokenizer
     family: Family
     name: str
-    digest: str = ""
+    counted: Counted = field(default_factory=Counted)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     threads: int = field(default_factory=runtime.choose_threads)
@@ -77,14 +78,25 @@ class Bundle:
     texts: Mapping[str, str] = field(default_factory=dict)
     text2: TextEncoder | None = None
     tokenizer2: Tokenizer | None = None
-    file: Whole | None = None
+    file: Counted | None = None
     safety: OpenedChecker | None = None
     refiner: "Bundle | None" = None
 
     @property
     def model(self) -> Model:
-        """Which weights these are, for records; the first call reads the model's file once more, for its sha256."""
-        return Model(self.name, self.digest, self.family.name, self.file.sha256 if self.file else "")
+        """Which weights these are, for records; whoever asks first may wait for the digests."""
+        return Model(self.name, self.digest, self.family.name, self.file.value if self.file else "")
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the weights."""
+        return self.counted.value
+
+    def count(self) -> None:
+        """Begin to count the digests that records need, aside: nobody is to wait for them when a picture is done."""
+        self.counted.begin()
+        if self.file is not None:
+            self.file.begin()
 
     @property
     def key(self) -> runtime.Key:
@@ -219,18 +231,17 @@ def load(
     where = runtime.choose_device(device)
     kind, count = runtime.choose_dtype(dtype, where), runtime.choose_threads(threads)
     runtime.keep_pages()
-    opened = weights.open_model(source, dtype=kind, prepared=True, **options)
-    plain.prepare(opened.unet)
-    plain.prepare(opened.autoencoder.encoder)
-    plain.prepare(opened.autoencoder.decoder)
+    opened = weights.open_model(source, dtype=kind, prepared=where.type == "cpu", **options)
+    bundle = _placed(opened, where, kind, count)
+    for net in (bundle.unet, bundle.autoencoder.encoder, bundle.autoencoder.decoder):
+        plain.prepare(net)
     runtime.return_pages()
     if then is not None:
         check_refiner(opened.family, then.family)
     beside: dict[str, Any] = {"shelf": ready, "controls": steers.built(opened.family, where, kind)}
     beside |= {"safety": checker, "refiner": then}
-    file = Whole(opened.file) if hashed and opened.file else None
-    bundle = replace(_placed(opened, where, kind, count), file=file, **beside)
-    return with_tools(with_embeddings(bundle, embeddings), upscalers, tiny)
+    file = file_of(opened.file) if hashed and opened.file else None
+    return with_tools(with_embeddings(replace(bundle, file=file, **beside), embeddings), upscalers, tiny)
 
 
 def _placed(opened: weights.Opened, device: torch.device, dtype: torch.dtype, threads: int) -> Bundle:
@@ -242,7 +253,7 @@ def _placed(opened: weights.Opened, device: torch.device, dtype: torch.dtype, th
         tokenizer=opened.tokenizer,
         family=opened.family,
         name=opened.name,
-        digest=opened.digest,
+        counted=opened.counted,
         device=device,
         dtype=dtype,
         threads=threads,
@@ -262,5 +273,5 @@ def save(bundle: Bundle, path: str | Path, format: str = "native", **options: An
     parts = (bundle.family, bundle.unet, bundle.autoencoder, bundle.text, bundle.tokenizer)
     known = bundle.vocabulary.to_json() if bundle.vocabulary else ""
     second = (bundle.text2, bundle.tokenizer2)
-    opened = weights.Opened(*parts, bundle.name, bundle.digest, bundle.notes, bundle.texts, known, *second)
+    opened = weights.Opened(*parts, bundle.name, bundle.counted, bundle.notes, bundle.texts, known, *second)
     return weights.save(opened, path, format, **options)

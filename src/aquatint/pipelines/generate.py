@@ -18,7 +18,7 @@ from aquatint.pipelines.edit import canvas
 from aquatint.pipelines.hires import second
 from aquatint.pipelines.picture import Picture, Progress
 from aquatint.pipelines.plan import Known, Plan, Script, files_of, known_of, pair_of, planned, script
-from aquatint.pipelines.record import File, Model, record_of
+from aquatint.pipelines.record import File, record_of
 from aquatint.pipelines.request import Request
 from aquatint.pipelines.safety import check_safety, judged
 from aquatint.pipelines.stream import Stream
@@ -30,12 +30,11 @@ Course = Generator[Progress, None, None]
 
 @dataclass(frozen=True)
 class _Making:
-    """A request's passes, each with what its nets are told; what enlarges between them; what goes into the record."""
+    """A request's passes, each with what its nets are told; what enlarges between them; files for the record."""
 
     plans: Sequence[Plan]
     scripts: Sequence[Script]
     way: str | Upscaler
-    model: Model
     files: tuple[File, ...]
 
 
@@ -57,9 +56,10 @@ def generate(bundle: Bundle, request: Request) -> Course:
 
 
 def _pictures(plans: Sequence[Plan], way: str | Upscaler, files: tuple[File, ...]) -> Course:
+    plans[0].bundle.count()
     began, request = time.perf_counter(), plans[0].request
     known, scripts = known_of(plans[0]), [script(plan) for plan in plans]
-    making = _Making(plans, scripts, way, plans[0].bundle.model, files)
+    making = _Making(plans, scripts, way, files)
     text = time.perf_counter() - began
     for number, seed in enumerate(request.seeds):
         progress = Progress(0, request.total, number, len(request.seeds), seed)
@@ -88,7 +88,7 @@ def _picture(making: _Making, known: Known | None, progress: Progress, text: flo
     image = plan.canvas.finished(image) if plan.canvas else image
     image, flagged = judged(bundle, request.alone(progress.seed), image)
     seconds["decode"] += time.perf_counter() - began
-    record = record_of(replace(request, seeds=(progress.seed,)), making.model, bundle.key, making.files)
+    record = record_of(replace(request, seeds=(progress.seed,)), bundle.model, bundle.key, making.files)
     picture = Picture(image, record, seconds, flagged)
     yield replace(progress, index=progress.total, x0=x0, picture=picture)
 

@@ -2,15 +2,15 @@
 
 The nets are built without memory and given tensors that are views of the mapped file, so a float32 model is never
 copied; weights in other formats are cast tensor by tensor. Every tensor is read once on the way: a value that is not
-finite is an error that names its tensor, and the sum over all of them is the model's digest.
+finite is an error that names its tensor. The sum over all values, the model's digest, is counted at once where the file
+says what it should be, else later (base/counted.py).
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import cast
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from aquatint.base import files
+from aquatint.base.counted import Counted
 from aquatint.base.errors import UserError
 from aquatint.engines.plain import laid
 from aquatint.families import Family
@@ -26,8 +27,8 @@ from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.text import TextConfig, TextEncoder
 from aquatint.nets.tokenizer import Tokenizer
 from aquatint.nets.unet import UNet
-from aquatint.weights import description, hub, keymap, plan, store
-from aquatint.weights.checks import DTYPES, check_finite, finite, sha256
+from aquatint.weights import description, hub, keymap, plan, store, values
+from aquatint.weights.checks import DTYPES, check_finite, finite
 from aquatint.weights.keymap import Pair, config_of
 from aquatint.weights.plan import Found, Plan
 
@@ -41,7 +42,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_conf
 class Opened:
     """A model in memory. Its nets are in eval mode and ask for no gradients; who trains them turns both on.
 
-    digest     sha256 of the float32 values under our names and of the family: the same in every format
+    counted    its digest: sha256 of the float32 values under our names and of the family, the same in every format
     notes      what was assumed, for the user to read; `inspect` tells the rest
     metadata   the texts that came with the weights (modelspec.*)
     file       the one file that all weights are from; None where there are several
@@ -53,13 +54,18 @@ class Opened:
     text: TextEncoder
     tokenizer: Tokenizer
     name: str
-    digest: str
+    counted: Counted
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     vocabulary: str = ""
     text2: TextEncoder | None = None
     tokenizer2: Tokenizer | None = None
     file: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        """The digest; the first who asks may wait while it is counted."""
+        return self.counted.value
 
     @property
     def nets(self) -> dict[str, nn.Module]:
@@ -100,7 +106,7 @@ def open_model(
         folders = (SECOND, FIRST) if family.micro and family.text2 is None else (FIRST,)  # the refiner has one of two
         words, note = _tokenizer(path, family.text, tokenizer, folders)
         second = None if family.text2 is None else _second(path, family.text2, tokenizer, words)
-        nets, digest = _nets(found, dtype, laid if prepared else _as_it_is)
+        nets, counted = _nets(found, dtype, laid if prepared else _as_it_is), _counted(found)
         known = files.read_text(path / VOCABULARY) if (path / VOCABULARY).is_file() else ""
     return Opened(
         family=family,
@@ -109,8 +115,8 @@ def open_model(
         text=cast(TextEncoder, nets["text"]),
         tokenizer=words,
         name=name,
-        digest=digest,
-        notes=(*found.plan.notes, *note, *_damage(found, digest)),
+        counted=counted,
+        notes=(*found.plan.notes, *note),
         metadata=found.plan.metadata,
         vocabulary=known,
         text2=cast(TextEncoder | None, nets.get("text2")),
@@ -215,65 +221,58 @@ def _second(path: Path, text: TextConfig, given: str | Path | None, first: Token
     return Tokenizer(first.merges, pad=text.pad, length=first.length)
 
 
-Lay = Callable[[Tensor], Tensor]
+Lay = Callable[[Tensor, torch.dtype], Tensor]
 
 
-def _as_it_is(weight: Tensor) -> Tensor:
-    return weight
+def _as_it_is(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight.to(dtype).contiguous()
 
 
-def _nets(found: Found, dtype: torch.dtype, lay: Lay) -> tuple[dict[str, torch.nn.Module], str]:
-    """The nets with their weights, and the model's digest."""
-    sums: list[tuple[str, str]] = []
+def _nets(found: Found, dtype: torch.dtype, lay: Lay) -> dict[str, torch.nn.Module]:
+    """The nets with their weights."""
     nets: dict[str, torch.nn.Module] = {}
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for part, pairs in found.pairs.items():
-            state: dict[str, Tensor] = {}
-            for tensors, hashes in pool.map(lambda pair: _take(found, pair, dtype, lay), pairs):
-                state |= tensors
-                sums += [(f"{part}.{name}", sha) for name, sha in hashes.items()]
-            net = keymap.empty(config_of(found.plan.family, part))
-            net.load_state_dict(state, strict=True, assign=True)
-            nets[part] = net.eval().requires_grad_(False)
-    return nets, description.digest(found.plan.family, sums)
+    for part, pairs in found.pairs.items():
+        state: dict[str, Tensor] = {}
+        for pair in pairs:
+            state |= _take(found, pair, dtype, lay)
+        net = keymap.empty(config_of(found.plan.family, part))
+        net.load_state_dict(state, strict=True, assign=True)
+        nets[part] = net.eval().requires_grad_(False)
+    return nets
 
 
-def _take(found: Found, pair: Pair, dtype: torch.dtype, lay: Lay) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of ours in one of theirs, cast, and the sha256 of each one's float32 values."""
+def _take(found: Found, pair: Pair, dtype: torch.dtype, lay: Lay) -> dict[str, Tensor]:
+    """The tensors of ours in one of theirs, cast and laid out in one go, and checked to be finite."""
     stored = found.held.tensor(pair.theirs)
-    made, hashes, copied = {}, {}, stored.dtype != dtype
+    if stored.dtype == torch.float64:
+        stored = stored.to(torch.float32)  # half of a double is the half of its float32, as for the digest
+    made, copied = {}, False
     for name, tensor in zip(pair.ours, pair.turn.take(stored), strict=True):
-        exact = tensor.to(torch.float32).contiguous()
-        cast_ = exact.to(dtype)
-        check_finite(exact, f'"{found.plan.source}": tensor {pair.theirs}')
-        if cast_ is not exact and not finite(cast_):
+        made[name] = lay(tensor, dtype)
+        if not finite(made[name]):
+            check_finite(tensor.to(torch.float32), f'"{found.plan.source}": tensor {pair.theirs}')
             raise UserError(
                 f'"{found.plan.source}": tensor {pair.theirs} has values too large for {dtype}.', "", "Use float32."
             )
-        made[name], hashes[name] = lay(cast_), sha256(exact)
-        copied = copied or made[name] is not cast_
+        copied = copied or made[name].data_ptr() != tensor.data_ptr()
     if copied:
         found.held.release(pair.theirs)  # its pages would otherwise count as a second copy
-    return made, hashes
+    return made
 
 
-def _damage(found: Found, digest: str) -> Sequence[str]:
-    """Whether the weights are still those that the header was written for: an error if we wrote it, else a note."""
+def _counted(found: Found) -> Counted:
+    """The model's digest: compared at once with what the header promises, if we wrote it, else to be counted later."""
     metadata = found.held.metadata
     if description.KEY in metadata:
         family, promised = description.described(metadata[description.KEY])
-        ours = found.plan.family == family and not found.averaged
-        if ours and promised != digest:
-            raise UserError(
-                f'"{found.plan.source}" is damaged: its weights are not those that it was saved with '
-                f"(digest {digest[:10]}, not {promised[:10]}).",
-                "",
-                "Fetch or save it again.",
-            )
-        return ()
-    promised = metadata.get("modelspec.hash_sha256", "").lower().removeprefix("0x")
-    if promised and len(found.held.files) == 1:
-        actual = hashlib.sha256(found.held.files[0].data()).hexdigest()
-        if actual != promised:
-            return ["its header's hash is not that of its tensors: they were changed after it was written, or damaged"]
-    return ()
+        if found.plan.family == family and not found.averaged:
+            digest = values.digest_of(found)
+            if promised != digest:
+                raise UserError(
+                    f'"{found.plan.source}" is damaged: its weights are not those that it was saved with '
+                    f"(digest {digest[:10]}, not {promised[:10]}).",
+                    "",
+                    "Fetch or save it again.",
+                )
+            return Counted(digest)
+    return Counted(count=partial(values.digest_of, found))

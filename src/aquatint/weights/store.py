@@ -1,11 +1,11 @@
 """Files as lazy tensors: their heads are read and checked first, the bytes are mapped and read when needed.
 
-A mapping is private: nothing that is done to a tensor reaches the file. It is also why a file must not be changed or
-cut while a model made from it is in use: the system then ends the process. Copy a file that somebody else may touch.
+A mapping is private (mapped.py): nothing that is done to a tensor reaches the file. It is also why a file must not be
+changed or cut while a model made from it is in use: the system then ends the process. Copy a file that somebody else
+may touch.
 """
 
 import hashlib
-import mmap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 from aquatint.base import files
 from aquatint.base.errors import UserError
 from aquatint.weights.header import DTYPES, Entry, Header, Malformed, read_header
+from aquatint.weights.mapped import Mapped
 from aquatint.weights.torchfile import TorchFile, is_torch
 
 LARGEST_JSON = 4 * 2**20
@@ -42,36 +43,29 @@ class TensorFile:
         with files.reading(path, follow=False) as (file, size):  # callers resolve links, to see where they lead
             self.size = size
             self.header: Header = _header(path, file, size)
-            # The descriptor that was checked is the one that is mapped; mmap keeps a copy of it.
-            self._bytes = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+            self._mapped = Mapped(file, size)
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str, *, apart: bool = False) -> Tensor:
         """A tensor as the file stores it, without copying (except where another program aligned it badly)."""
         entry = self.header.entries[name]
         dtype = DTYPES[entry.dtype]
         if not entry.size:
             return torch.empty(entry.shape, dtype=dtype)
-        offset = self.header.start + entry.begin
-        flat = torch.frombuffer(self._bytes, dtype=torch.uint8, count=entry.size, offset=offset)
-        aligned = flat.clone() if offset % dtype.itemsize else flat
-        return aligned.view(dtype).reshape(entry.shape)
+        flat = self._mapped.tensor(self.header.start + entry.begin, entry.size, dtype, apart=apart)
+        return flat.reshape(entry.shape)
 
     def sha256(self) -> str:
         """Of the whole file, in hexadecimal."""
-        return hashlib.sha256(self._bytes).hexdigest()
+        return hashlib.sha256(self._mapped.bytes).hexdigest()
 
     def data(self) -> memoryview:
         """All tensors' bytes, as they lie in the file."""
-        return memoryview(self._bytes)[self.header.start :]
+        return memoryview(self._mapped.bytes)[self.header.start :]
 
-    def release(self, name: str) -> None:
+    def release(self, name: str, *, apart: bool = False) -> None:
         """Tell the system that a tensor's bytes are not needed again soon (they were copied elsewhere)."""
         entry = self.header.entries[name]
-        begin = self.header.start + entry.begin
-        first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
-        last = (begin + entry.size) // mmap.PAGESIZE * mmap.PAGESIZE
-        if last > first and hasattr(mmap, "MADV_DONTNEED"):
-            self._bytes.madvise(mmap.MADV_DONTNEED, first, last - first)
+        self._mapped.release(self.header.start + entry.begin, entry.size, apart=apart)
 
 
 File = TensorFile | TorchFile
@@ -103,15 +97,15 @@ class Held:
         file, inner = self.where[name]
         return file.header.entries[inner]
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str, *, apart: bool = False) -> Tensor:
         """A tensor, mapped."""
         file, inner = self.where[name]
-        return file.tensor(inner)
+        return file.tensor(inner, apart=apart)
 
-    def release(self, name: str) -> None:
+    def release(self, name: str, *, apart: bool = False) -> None:
         """See TensorFile.release."""
         file, inner = self.where[name]
-        file.release(inner)
+        file.release(inner, apart=apart)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's shape."""

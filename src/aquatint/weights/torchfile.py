@@ -24,6 +24,7 @@ from aquatint.base import files
 from aquatint.base.errors import UserError
 from aquatint.weights import pickles
 from aquatint.weights.header import COUNT, DTYPES, Entry, Header
+from aquatint.weights.mapped import Mapped
 from aquatint.weights.pickles import Refused, Storage, Stored
 
 ZIP, PICKLE = b"PK\x03\x04", tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
@@ -51,7 +52,7 @@ class TorchFile:
             self.size = size
             if not size:
                 raise UserError(f'"{path}" is empty.', _TAKES, "Fetch it again.")
-            self._bytes = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+            self._mapped = Mapped(file, size)
         try:
             value, self._places = self._opened()
             self._tensors, self.header, self.notes = _laid_out(value, self.size)
@@ -61,7 +62,7 @@ class TorchFile:
                 f'"{path}" is not read: {why}.', _TAKES, "Fetch it again, or from a source that you trust."
             ) from None
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str, *, apart: bool = False) -> Tensor:
         """A tensor, without copying (except where it is badly aligned)."""
         stored = self._tensors[name]
         dtype = DTYPES[stored.storage.dtype]
@@ -69,55 +70,50 @@ class TorchFile:
             return torch.empty(stored.shape, dtype=dtype)
         size = stored.storage.count * dtype.itemsize
         offset = self._places[stored.storage.key][0]
-        flat = torch.frombuffer(self._bytes, dtype=torch.uint8, count=size, offset=offset)
-        aligned = flat.clone() if offset % dtype.itemsize else flat
-        return aligned.view(dtype).as_strided(stored.shape, stored.stride, stored.offset)
+        flat = self._mapped.tensor(offset, size, dtype, apart=apart)
+        return flat.as_strided(stored.shape, stored.stride, stored.offset)
 
     def sha256(self) -> str:
         """Of the whole file, in hexadecimal."""
-        return hashlib.sha256(self._bytes).hexdigest()
+        return hashlib.sha256(self._mapped.bytes).hexdigest()
 
     def data(self) -> memoryview:
         """All bytes of the file."""
-        return memoryview(self._bytes)
+        return memoryview(self._mapped.bytes)
 
-    def release(self, name: str) -> None:
+    def release(self, name: str, *, apart: bool = False) -> None:
         """Tell the system that a tensor's bytes are not needed again soon (they were copied elsewhere)."""
-        begin, size = self._places[self._tensors[name].storage.key]
-        first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
-        last = (begin + size) // mmap.PAGESIZE * mmap.PAGESIZE
-        if last > first and hasattr(mmap, "MADV_DONTNEED"):
-            self._bytes.madvise(mmap.MADV_DONTNEED, first, last - first)
+        self._mapped.release(*self._places[self._tensors[name].storage.key], apart=apart)
 
     def _opened(self) -> tuple[Any, dict[str, tuple[int, int]]]:
         """(the value, where each storage's bytes begin and how many there are)."""
-        if self._bytes[:4] == ZIP:
+        if self._mapped.bytes[:4] == ZIP:
             return self._zip()
-        if self._bytes[:2] in PICKLE:
+        if self._mapped.bytes[:2] in PICKLE:
             return self._legacy()
         raise Refused("it is neither torch's zip archive nor its older pickles")
 
     def _zip(self) -> tuple[Any, dict[str, tuple[int, int]]]:
-        members = _members(self._bytes)
+        members = _members(self._mapped.bytes)
         roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl") or name == "data.pkl"]
         if len(roots) != 1:
             raise Refused(f"it holds {len(roots)} pickles named data.pkl, and torch writes one")
         (root,) = roots
         if f"{root}byteorder" in members:
             begin, size = members[f"{root}byteorder"]
-            if self._bytes[begin : begin + size] != b"little":
+            if self._mapped.bytes[begin : begin + size] != b"little":
                 raise Refused("its numbers are not little-endian")
         begin, size = members[f"{root}data.pkl"]
         if size > pickles.LONGEST:
             raise Refused(f"its pickle has {size:,} bytes, and at most {pickles.LONGEST:,} are read")
-        value, end = pickles.run(self._bytes[begin : begin + size])
+        value, end = pickles.run(self._mapped.bytes[begin : begin + size])
         if end != size:
             raise Refused("something follows its pickle")
         inner = f"{root}data/"
         return value, {name.removeprefix(inner): at for name, at in members.items() if name.startswith(inner)}
 
     def _legacy(self) -> tuple[Any, dict[str, tuple[int, int]]]:
-        view, at, values, budget = memoryview(self._bytes), 0, [], pickles.Budget()
+        view, at, values, budget = memoryview(self._mapped.bytes), 0, [], pickles.Budget()
         for number in range(5):
             value, at = pickles.run(view, at, budget)
             values.append(value)

@@ -85,7 +85,7 @@ def _possible(bundle: "Bundle", request: "Request", notes: "Notes") -> "Request"
 
 def _model(reading: "Reading", bundle: "Bundle", notes: "Notes") -> None:
     """Whether the weights are those that the file names, by their hash or, failing that, by their name."""
-    hashed = bundle.file.sha256 if bundle.file and reading.model_hash else ""
+    hashed = bundle.file.value if bundle.file and reading.model_hash else ""
     if reading.model_hash and hashed.startswith(reading.model_hash):
         notes.honour("model hash", reading.model_hash)
     elif hashed:

@@ -34,6 +34,9 @@ def inspect(
     /,
     *,
     reading: Reading | None = None,
+    check: Annotated[
+        bool, Parameter(help="Read every weight, and compare with the sums promised.", negative="")
+    ] = False,
     json: Annotated[bool, Parameter(help="Print one JSON object.", negative="")] = False,
 ) -> None:
     """Say what a picture's or a model's file holds: how it was made, or where each of its tensors would go."""
@@ -47,9 +50,14 @@ def inspect(
             show(facts, json)
             return
     from aquatint.weights import inspect as plan_of
+    from aquatint.weights.verify import verify
 
     plan = plan_of(source, **vars(reading or Reading()))
-    print(as_json(plan.data()) if json else str(plan))
+    sums = verify(source, **vars(reading or Reading())) if check else {}
+    if json:
+        print(as_json(plan.data() | ({"sums": sums} if check else {})))
+    else:
+        print("\n".join([str(plan), *(f"  sound        {name} {value}" for name, value in sums.items())]))
 
 
 def is_picture(path: Path) -> bool:
