@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tests.apps.command import run
 from tests.fixtures import tiny_bundle
 from tests.weights import control_files
@@ -69,6 +70,25 @@ def test_controls_and_again(capfd: pytest.CaptureFixture[str], models: Path, tmp
     code, out, _ = run(capfd, *repeat, *pictures, *files, "--image-encoder", models / "clip.safetensors")
     assert code == 0
     assert "equal bit for bit" in out
+
+
+def test_another_programs_controls(capfd: pytest.CaptureFixture[str], models: Path) -> None:
+    unit = 'ControlNet 0: "Module: none, Model: canny [d14c016b], Weight: 0.5, Guidance Start: 0, Guidance End: 0.5"'
+    chunks = PngInfo()
+    chunks.add_text("parameters", f"a cat\nSteps: 4, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64, {unit}")
+    Image.new("RGB", (64, 64)).save("theirs.png", pnginfo=chunks)
+    repeat = ("again", "theirs.png", "--model", models / "tiny", "--json")
+    control = ("--control", models / "canny.safetensors", "--control-image", "photo.png")
+    facts = [json.loads(run(capfd, *repeat, *more)[1]) for more in ((), control, (*control, "--control-weight", 0))]
+    assert len({row["pixels_sha256"] for row in facts}) == 2  # a weight of nothing is nothing
+    assert facts[0]["pixels_sha256"] == facts[2]["pixels_sha256"]
+    assert "control" in {row["name"] for row in facts[0]["account"]["ignored"]}
+    assert "control" in {row["name"] for row in facts[1]["account"]["honoured"]}
+    (made,) = facts[1]["request"]["controls"]
+    assert (made["weight"], made["start"], made["end"]) == (0.5, 0.0, 0.5)
+    code, _, err = run(capfd, *repeat, *control, *control)
+    assert code == 2
+    assert '--control 2 times; the picture was steered by 1: "canny"' in err
 
 
 def test_an_inpaint_hint(capfd: pytest.CaptureFixture[str], models: Path) -> None:

@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aquatint.base.errors import UserError
+from aquatint.diffusion.grids import visited
+from aquatint.diffusion.schedule import NoiseSchedule
+from aquatint.families import SDXL
 from aquatint.pipelines.a1111 import read_a1111
 from aquatint.pipelines.comfyui import read_comfyui
-from aquatint.pipelines.foreign import Account, Reading
+from aquatint.pipelines.foreign import Account, Reading, Steer
 from aquatint.pipelines.hires import Hires
 from aquatint.pipelines.invokeai import read_invokeai, read_sd_metadata
 from aquatint.pipelines.metadata import Found
@@ -132,13 +135,178 @@ def test_a_picture_under_it() -> None:
     assert (reading.start.mask, reading.start.strength) == (True, 1.0)
 
 
-def test_a_second_pass_is_left_out() -> None:
-    second = json.loads(changed(n5={"width": 1024}))["3"] | {}
-    second["inputs"]["latent_image"] = ["21", 0]
-    up = {"class_type": "LatentUpscale", "inputs": {"samples": ["3", 0], "width": 1024, "height": 1536}}
-    reading = read_comfyui(changed(n20=second, n21=up, n8={"samples": ["20", 0]}))
-    assert (reading.request.width, reading.request.height) == (512, 768)
-    assert names(reading.account.ignored) == {"second sampler"}
+def second(**inputs: Any) -> dict[str, Any]:
+    """A KSampler after node 3, over what node 21 makes of its latents."""
+    again: dict[str, Any] = json.loads(json.dumps(GRAPH["3"]))
+    again["inputs"] |= {"latent_image": ["21", 0], "denoise": 0.5, "steps": 14} | inputs
+    return again
+
+
+UP = {"samples": ["3", 0], "upscale_method": "nearest-exact", "width": 1024, "height": 1536, "crop": "disabled"}
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def test_a_second_pass_over_larger_latents() -> None:
+    nodes = {"n20": second(), "n21": node("LatentUpscale", **UP), "n8": {"samples": ["20", 0]}}
+    reading = read_comfyui(changed(**nodes))
+    request = reading.request
+    assert (request.width, request.height, request.steps) == (512, 768, 20)
+    wanted = Hires(width=1024, height=1536, upscaler="latent_nearest_exact", strength=0.5, steps=14)
+    assert request.hires == wanted
+    assert not reading.account.changed
+    assert not reading.account.ignored
+    assert "second pass" in names(reading.account.honoured)
+
+    by = node("LatentUpscaleBy", samples=["3", 0], upscale_method="bislerp", scale_by=1.15)
+    other = second(seed=3, sampler_name="dpmpp_2m", scheduler="karras", cfg=5, positive=["40", 0])
+    text = node("CLIPTextEncode", text="more leaves", clip=["9", 0])
+    reading = read_comfyui(changed(**nodes | {"n20": other, "n21": by, "n40": text}))
+    hires = reading.request.hires
+    assert hires is not None
+    assert (hires.width, hires.height, hires.upscaler) == (592, 880, "latent")  # 64 * 1.15 -> 74, 96 * 1.15 -> 110
+    assert (hires.sampler, hires.grid, hires.guidance, hires.prompt) == ("dpmpp_2m", "karras", 5.0, "more leaves")
+    assert hires.negative is None
+    assert names(reading.account.changed) == {"upscale_method", "seed of the second pass"}
+
+
+def test_a_second_pass_over_larger_pixels() -> None:
+    nodes = {
+        "n20": second(latent_image=["27", 0]),
+        "n21": node("VAEDecode", samples=["3", 0], vae=["4", 2]),
+        "n22": node("UpscaleModelLoader", model_name="up/RealESRGAN_x2plus.pth"),
+        "n23": node("ImageUpscaleWithModel", upscale_model=["22", 0], image=["21", 0]),
+        "n26": node("ImageScaleBy", image=["23", 0], upscale_method="area", scale_by=0.75),
+        "n27": node("VAEEncode", pixels=["26", 0], vae=["4", 2]),
+        "n8": {"samples": ["20", 0]},
+    }
+    reading = read_comfyui(changed(**nodes))
+    assert reading.request.hires == Hires(width=768, height=1152, upscaler="RealESRGAN_x2plus", strength=0.5, steps=14)
+    assert not reading.account.ignored
+    scaled = node("ImageScale", image=["21", 0], upscale_method="lanczos", width=800, height=0, crop="disabled")
+    hires = read_comfyui(changed(**nodes | {"n26": scaled})).request.hires
+    assert hires is not None
+    assert (hires.width, hires.height, hires.upscaler) == (800, 1200, "lanczos")
+
+
+def test_a_second_pass_that_is_none_here_is_left_out() -> None:
+    nodes = {"n20": second(), "n8": {"samples": ["20", 0]}}
+    for between in (
+        node("Reroute", samples=["3", 0]),
+        node("LatentUpscaleBy", samples=["3", 0], scale_by=1e300),
+        node("LatentUpscale", samples=["3", 0], width=2**63, height=8),
+        node("ImageUpscaleWithModel", image=["3", 0]) | {},
+    ):
+        reading = read_comfyui(changed(**nodes | {"n21": between}, n5={"width": 4096, "height": 4096}))
+        assert reading.request.hires is None
+        assert "KSampler" in names(reading.account.ignored)
+    third = second(latent_image=["20", 0])
+    both = {"n21": node("LatentUpscale", **UP), "n30": third, "n8": {"samples": ["30", 0]}}
+    reading = read_comfyui(changed(**nodes | both))
+    assert reading.request.hires is not None
+    assert names(reading.account.ignored) == {"KSampler"}
+
+
+def test_base_and_refiner_on_one_path() -> None:
+    staged = {"add_noise": "enable", "steps": 25, "start_at_step": 0, "end_at_step": 20}
+    base = node("KSamplerAdvanced", **GRAPH["3"]["inputs"] | staged | {"return_with_leftover_noise": "enable"})
+    refiner = node("KSamplerAdvanced", **second(latent_image=["3", 0])["inputs"] | staged)
+    told = node("CLIPTextEncodeSDXLRefiner", ascore=7.0, text="a (red:1.2) apple", clip=["9", 0])
+    refiner["inputs"] |= {"add_noise": "disable", "start_at_step": 20, "end_at_step": 10_000, "positive": ["40", 0]}
+    nodes = {"n3": base, "n20": refiner, "n40": told, "n8": {"samples": ["20", 0]}}
+    reading = read_comfyui(changed(**nodes))
+    refine = reading.request.refine
+    assert refine is not None
+    assert refine.aesthetic == 7.0
+    assert not reading.account.changed
+    schedule = NoiseSchedule(SDXL.schedule)
+    for grid in ("normal", "karras", "sgm_uniform"):
+        base["inputs"]["scheduler"] = refiner["inputs"]["scheduler"] = grid
+        request = read_comfyui(changed(**nodes)).request
+        assert request.refine is not None
+        assert request.grid is not None
+        levels = visited(request.grid, schedule, 25, {})
+        assert request.refine.level(levels, schedule) is levels[20]
+    for odd in ({"steps": 10**9}, {"start_at_step": 19}):
+        refiner["inputs"] |= odd
+        base["inputs"] |= {"steps": odd["steps"]} if "steps" in odd else {}
+        with suppress(UserError):
+            assert read_comfyui(changed(**nodes)).request.refine is None
+
+
+def test_controls_of_other_programs() -> None:
+    nodes = {
+        "n31": node(
+            "ControlNetApplyAdvanced",
+            positive=["6", 0],
+            negative=["7", 0],
+            control_net=["32", 0],
+            image=["33", 0],
+            strength=0.8,
+            start_percent=0.0,
+            end_percent=0.6,
+        ),
+        "n32": node("ControlNetLoader", control_net_name="sd15/canny.pth"),
+        "n33": node("Canny", image=["34", 0], low_threshold=0.4, high_threshold=0.8),
+        "n34": node("LoadImage", image="photo.png"),
+        "n3": {"positive": ["31", 0], "negative": ["31", 1]},
+    }
+    reading = read_comfyui(changed(**nodes))
+    assert reading.steers == (Steer("canny", "photo.png", 0.8, 0.0, 0.6),)
+    assert names(reading.account.changed) == {"Canny", "start_percent, end_percent"}
+    assert not reading.account.ignored
+    nodes["n31"]["inputs"]["strength"] = 1e9
+    reading = read_comfyui(changed(**nodes))
+    assert (reading.steers, names(reading.account.ignored)) == ((), {"ControlNetApplyAdvanced"})
+
+    row = {"control_model": {"name": "canny"}, "image": {"image_name": "photo.png"}, "resize_mode": "just_resize"}
+    row |= {"control_weight": 0.8, "begin_step_percent": 0.1, "end_step_percent": 0.6, "control_mode": "more_control"}
+    reading = read_invokeai(json.dumps(INVOKE | {"controlnets": [row, 7, row | {"control_weight": [1, 2]}]}))
+    assert reading.steers[0] == Steer("canny", "photo.png", 0.8, 0.1, 0.6, fit="stretch")
+    assert len(reading.steers) == 2
+    assert names(reading.account.ignored) == {"controlnets", "vae"}
+    assert "controlnets control_mode" in names(reading.account.changed)
+
+
+A_LINE = "a cat\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 512x512, "
+
+
+NEW = """ControlNet 0: "Module: canny, Model: control_canny [d14c016b], Weight: 0.8, Resize Mode: Just Resize,
+Processor Res: 512, Threshold A: 90, Threshold B: 180, Guidance Start: 0.1, Guidance End: 0.6, Pixel Perfect: False,
+Control Mode: My prompt is more important", Version: v1.10.1"""
+OLD = """ControlNet 0: "preprocessor: canny, model: control_canny [d14c016b], weight: 0.8, starting/ending: (0.1, 0.6),
+resize mode: Just Resize, pixel perfect: True, control mode: My prompt is more important, threshold a: 90,
+threshold b: 180\""""
+OLDEST = """ControlNet-0 Enabled: True, ControlNet-0 Module: canny, ControlNet-0 Model: control_canny [d14c016b],
+ControlNet-0 Weight: 0.8, ControlNet-0 Guidance Start: 0.1, ControlNet-0 Guidance End: 0.6,
+ControlNet-0 Resize Mode: Just Resize, ControlNet-0 Threshold A: 90, ControlNet-0 Threshold B: 180,
+ControlNet-0 Control Mode: My prompt is more important"""
+
+
+@pytest.mark.parametrize("text", [NEW, OLD, OLDEST])
+def test_controls_of_a1111_in_three_spellings(text: str) -> None:
+    reading = read_a1111(A_LINE + text.replace("\n", " "))
+    (steer,) = reading.steers
+    options = (("low", 90.0), ("high", 180.0))
+    assert steer == Steer("control_canny", "", 0.8, 0.1, 0.6, "canny", options, "stretch")
+    assert names(reading.account.changed) == {"ControlNet 0 preprocessor", "ControlNet 0 control mode"}
+    assert not reading.account.ignored
+
+
+def test_controls_of_a1111_that_cannot_be() -> None:
+    for odd in (
+        "Weight: x",
+        "Weight: 1e99",
+        "Guidance Start: 0.9, Guidance End: 0.1",
+        "Module: canny, Threshold A: -5",
+    ):
+        reading = read_a1111(f'{A_LINE}ControlNet 1: "Model: some, {odd}"')
+        assert reading.steers == ()
+        assert names(reading.account.ignored) == {"ControlNet 1"}
+    (steer,) = read_a1111(f'{A_LINE}ControlNet 0: "Module: openpose_full, Model: some"').steers
+    assert (steer.preprocess, steer.weight) == ("none", 1.0)
 
 
 def test_nodes_between_are_passed_and_told() -> None:
@@ -151,7 +319,7 @@ def test_nodes_between_are_passed_and_told() -> None:
         changed(n3={"model": ["30", 0], "positive": ["31", 0], "negative": ["31", 1]}, n30=free, n31=control)
     )
     assert (reading.request.prompt, reading.request.negative) == ("a (red:1.2) apple", "blurry")
-    assert names(reading.account.ignored) == {"FreeU_V2", "ControlNetApplyAdvanced"}
+    assert names(reading.account.ignored) == {"FreeU_V2"}
     text = {"class_type": "PrimitiveString", "inputs": {"value": "two cats"}}
     assert read_comfyui(changed(n6={"text": ["40", 0]}, n40=text)).request.prompt == "two cats"
 
@@ -440,10 +608,13 @@ def chain(count: int, *, ring: bool) -> str:
 def test_long_chains_and_rings_end_in_linear_time(ring: bool) -> None:
     seconds = []
     for count in (1_000, 8_000):
-        text, began = chain(count, ring=ring), time.thread_time()  # not the clock: other tests run beside this one
-        with pytest.raises(UserError):
-            read_comfyui(text)
-        seconds.append(time.thread_time() - began)
+        text, took = chain(count, ring=ring), []
+        for _ in range(3):
+            began = time.thread_time()  # not the clock, and the best of three: other tests run beside this one
+            with pytest.raises(UserError):
+                read_comfyui(text)
+            took.append(time.thread_time() - began)
+        seconds.append(min(took))
     assert seconds[1] < 32 * seconds[0]  # eight times as long; 64 would be its square
 
 
@@ -460,3 +631,41 @@ def test_deep_values_are_not_spelled_out() -> None:
     deep = "[" * 900 + "]" * 900
     reading = read_invokeai(json.dumps(INVOKE)[:-1] + f', "odd": {deep}}}')
     assert "a list of 1" in [said.value for said in reading.account.ignored]
+
+
+ODD_VALUES = (None, -1, 0, 2**63, 1e308, -0.5, "x", "", [], ["3", 0], ["20", 0], {"a": 1}, True)
+
+
+def test_graphs_of_two_passes_with_any_one_value_replaced() -> None:
+    """Whatever stands in one place, there is a reading, or a UserError."""
+    pixels = {
+        "n21": node("VAEDecode", samples=["3", 0], vae=["4", 2]),
+        "n22": node("UpscaleModelLoader", model_name="up/RealESRGAN_x2plus.pth"),
+        "n23": node("ImageUpscaleWithModel", upscale_model=["22", 0], image=["21", 0]),
+        "n24": node("ImageScaleBy", image=["23", 0], upscale_method="area", scale_by=0.75),
+        "n25": node("ImageScale", image=["24", 0], upscale_method="area", width=640, height=0, crop="disabled"),
+        "n20": second(latent_image=["25", 0], positive=["31", 0]),
+    }
+    staged = {"steps": 25, "start_at_step": 0, "end_at_step": 20, "return_with_leftover_noise": "enable"}
+    stages = {
+        "n3": node("KSamplerAdvanced", **GRAPH["3"]["inputs"] | staged),
+        "n20": node("KSamplerAdvanced", **GRAPH["3"]["inputs"] | {"start_at_step": 20, "latent_image": ["3", 0]}),
+    }
+    inputs = {"control_net": ["32", 0], "image": ["34", 0], "strength": 0.8, "start_percent": 0.0, "end_percent": 0.6}
+    control = {
+        "n31": node("ControlNetApplyAdvanced", positive=["6", 0], negative=["7", 0], **inputs),
+        "n32": node("ControlNetLoader", control_net_name="sd15/canny.pth"),
+        "n34": node("LoadImage", image="photo.png"),
+    }
+    read = 0
+    for nodes in (pixels, stages):
+        graph = json.loads(changed(**control | nodes, n8={"samples": ["20", 0]}))
+        for row in graph.values():
+            for name, kept in list(row["inputs"].items()):
+                for odd in ODD_VALUES:
+                    row["inputs"][name] = odd
+                    with suppress(UserError):
+                        read_comfyui(json.dumps(graph))
+                        read += 1
+                row["inputs"][name] = kept
+    assert read > 500

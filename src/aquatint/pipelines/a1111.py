@@ -6,6 +6,7 @@ from dataclasses import replace
 from aquatint.base.errors import UserError
 from aquatint.diffusion.names import grid_named, sampler_named
 from aquatint.diffusion.samplers import SAMPLERS
+from aquatint.pipelines.a1111controls import steers_of
 from aquatint.pipelines.foreign import Notes, Reading, Start, note_sampler
 from aquatint.pipelines.infotext import READ, Infotext, parse_infotext, request_from
 from aquatint.pipelines.profiles import replayed
@@ -45,7 +46,6 @@ _WHY = {
     "Image CFG scale": "it belongs to models that edit by instruction",
     "Conditional mask weight": "inpainting models see the whole mask",
     "Pad conds": "prompts are padded in our way",
-    "ControlNet": "a control net is not repeated",
     "ADetailer": "details are not painted again",
 }
 
@@ -77,7 +77,8 @@ def read_a1111(text: str) -> Reading:
     if "RNG" not in settings:
         notes.honour("RNG", "GPU")
     start = _start(settings, request, used, notes)
-    _leave(settings, used, notes)
+    steers, told = steers_of(settings, notes)
+    _leave({key: value for key, value in settings.items() if key not in told}, used, notes)
     return Reading(
         program="AUTOMATIC1111",
         profile="a1111",
@@ -87,6 +88,7 @@ def read_a1111(text: str) -> Reading:
         model_hash=_hash(settings.get("Model hash", "")),
         start=start,
         lora_hashes=_loras(settings.get("Lora hashes", "")),
+        steers=steers,
     )
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from aquatint.base.errors import UserError
 from aquatint.diffusion.samplers import SAMPLERS
+from aquatint.pipelines.control import Control
+from aquatint.pipelines.edit import Fit
+from aquatint.pipelines.given import Given
 from aquatint.pipelines.request import Request
 
 LONGEST = 8 * 2**20  # characters of JSON
@@ -83,6 +86,27 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Steer:
+    """That a picture was steered by a control, whose file and picture nobody's metadata holds.
+
+    name, image   what the control and its picture are called there, "" if nobody says; the rest as Control has it
+    """
+
+    name: str = ""
+    image: str = ""
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    preprocess: str = "none"
+    options: tuple[tuple[str, float], ...] = ()
+    fit: Fit = "crop"
+
+    def check(self) -> None:
+        """UserError where its numbers are none that a Control takes."""
+        Control("control", Given("picture", 8, 8, ""), self.weight, self.start, self.end, self.preprocess, self.options)
+
+
+@dataclass(frozen=True)
 class Reading:
     """Another program's picture as ours.
 
@@ -90,6 +114,7 @@ class Reading:
     model, model_hash     the weights' name, and the first digits of their file's sha256, where it says them
     start                 the picture that it was painted over, if it was
     lora_hashes           the first digits of LoRAs' sha256 without their heads, by name
+    steers                the controls, in the order in which the file names them
     """
 
     program: str
@@ -100,6 +125,7 @@ class Reading:
     model_hash: str = ""
     start: Start | None = None
     lora_hashes: tuple[tuple[str, str], ...] = ()
+    steers: tuple[Steer, ...] = ()
 
 
 def parse_json(text: str, what: str) -> Any:

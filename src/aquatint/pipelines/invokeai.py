@@ -1,15 +1,19 @@
 """Pictures of InvokeAI as requests of ours: `invokeai_metadata` of versions 3 on, `sd-metadata` of version 2."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 from aquatint.base import config
 from aquatint.base.errors import UserError
 from aquatint.diffusion.names import sampler_named
-from aquatint.pipelines.foreign import Notes, Reading, Start, note_sampler, parse_json, shown
+from aquatint.pipelines.edit import Fit
+from aquatint.pipelines.foreign import Notes, Reading, Start, Steer, note_sampler, parse_json, shown
 from aquatint.pipelines.profiles import replayed
 from aquatint.pipelines.request import Request
 
 MOST_LORAS = 64
+MOST_STEERS = 16
 _READ: dict[str, tuple[str, Any]] = {
     "positive_prompt": ("prompt", str),
     "negative_prompt": ("negative", str),
@@ -23,11 +27,10 @@ _READ: dict[str, tuple[str, Any]] = {
 }
 # Told elsewhere, or no matter to the picture.
 _SILENT = ("model", "loras", "clip_skip", "rand_device", "generation_mode", "app_version", "strength", "init_image")
+_STEERS = {"controlnets": "control_model", "t2iAdapters": "t2i_adapter_model", "ipAdapters": "ip_adapter_model"}
+_SIDES: dict[str, Fit] = {"just_resize": "stretch", "crop_resize": "crop", "fill_resize": "pad"}
 _WHY = {
     "vae": "the model's own autoencoder is used",
-    "controlnets": "control nets are not repeated",
-    "ipAdapters": "picture prompts are not repeated",
-    "t2iAdapters": "adapters are not repeated",
     "hrf_": "no second, larger pass is made here",
     "refiner_": "there is no second model",
     "seamless_": "edges are not joined",
@@ -58,10 +61,11 @@ def read_invokeai(text: str) -> Reading:
     name = _first(model, ("name", "model_name", "key")) if isinstance(model, dict) else ""
     start = _start(data, words)
     for key, value in data.items():
-        if key not in _READ and key not in _SILENT and value not in (None, [], {}, False, "", 0):
+        if key not in _READ and key not in _SILENT and key not in _STEERS and value not in (None, [], {}, False, "", 0):
             why = next((why for begin, why in _WHY.items() if key.startswith(begin)), "it is not known here")
             notes.ignore(key, value, why)
-    return _reading(words, notes, name, start, cpu=data.get("rand_device") != "cuda")
+    steers = _steers(data, notes)
+    return replace(_reading(words, notes, name, start, cpu=data.get("rand_device") != "cuda"), steers=steers)
 
 
 def read_sd_metadata(text: str) -> Reading:
@@ -132,6 +136,34 @@ def _loras(rows: Any, notes: Notes) -> list[dict[str, Any]]:
         else:
             notes.ignore("lora", row, "its name or its weight is none that can be used")
     return made
+
+
+def _steers(data: dict[str, Any], notes: Notes) -> tuple[Steer, ...]:
+    """InvokeAI's controls, adapters and picture prompts, in this order."""
+    made: list[Steer] = []
+    for key, named in _STEERS.items():
+        rows = data.get(key)
+        for row in rows[:MOST_STEERS] if isinstance(rows, list) else ():
+            row = row if isinstance(row, dict) else {}
+            model, image = (one if isinstance(one := row.get(name), dict) else {} for name in (named, "image"))
+            numbers = (
+                row.get("control_weight", row.get("weight", 1.0)),
+                row.get("begin_step_percent", 0.0),
+                row.get("end_step_percent", 1.0),
+            )
+            weight, begin, end = (number if isinstance(number, int | float) else math.nan for number in numbers)
+            fit = _SIDES.get(str(row.get("resize_mode"))[:40], "crop")
+            names = _first(model, ("name", "model_name")), _first(image, ("image_name",))
+            try:
+                steer = Steer(*names, weight, begin, end, fit=fit)
+                steer.check()
+            except UserError as error:
+                notes.ignore(key, row, error.got)
+                continue
+            made.append(steer)
+            if row.get("control_mode", "balanced") != "balanced":
+                notes.change(f"{key} control_mode", row["control_mode"], "it is balanced here")
+    return tuple(made)
 
 
 def _start(data: dict[str, Any], words: dict[str, Any]) -> Start | None:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from aquatint.apps.cli.adapters import Adapting, check_files, recorded
 from aquatint.apps.cli.control import Controlling, check_controls, recorded_controls, with_control_pictures
-from aquatint.apps.cli.elsewhere import settled, started
+from aquatint.apps.cli.elsewhere import settled, started, steered
 from aquatint.apps.cli.enlarge import Tools, opening_tools
 from aquatint.apps.cli.generate import Machine, Source, line, open_bundle
 from aquatint.apps.cli.output import FORMATS, SUFFIXES, Output
@@ -79,7 +79,7 @@ def again(
     source, wanted = source or Source(), wanted or Wanted()
     original = read(picture)
     record, format = original.record, original.format
-    request = with_depth(with_control_pictures(asked(original, wanted), controlling), seen)
+    request = with_depth(with_steering(original, asked(original, wanted), controlling), seen)
     check_named(original, source, wanted.anyway)
     suffix = picture.suffix if picture.suffix.lower() in FORMATS else SUFFIXES[format]
     beside = str(picture.with_name(f"{picture.stem}-again{suffix}"))
@@ -150,6 +150,13 @@ def asked(original: Original, wanted: Wanted) -> "Request":
     if request.stream is None:
         raise UserError(f"--place {wanted.place} for a picture of no batch.", "A picture of ComfyUI's batches.")
     return replace(request, stream=replace(request.stream, place=wanted.place - 1))
+
+
+def with_steering(original: Original, request: "Request", controlling: Controlling | None) -> "Request":
+    """The request with the pictures of its controls; another program's with the controls that are given for it."""
+    if original.reading is None:
+        return with_control_pictures(request, controlling)
+    return replace(request, controls=steered(original.reading, controlling))
 
 
 def with_pictures(request: "Request", image: Path | None, mask: Path | None) -> "Request":

@@ -4,15 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aquatint.apps.cli.control import Controlling, read_controls
 from aquatint.base.errors import UserError
 
 if TYPE_CHECKING:
     from aquatint.pipelines.bundle import Bundle
+    from aquatint.pipelines.control import Control
     from aquatint.pipelines.foreign import Account, Notes, Reading
     from aquatint.pipelines.request import Request
 
 
-FURTHER = ("hires", "variation", "guiding")  # fields of requests that a picture can be painted without
+FURTHER = ("hires", "variation", "guiding", "refine")  # fields of requests that a picture can be painted without
 
 
 def started(reading: "Reading", image: Path | None, mask: Path | None, anyway: bool) -> "Request":
@@ -50,12 +52,50 @@ def started(reading: "Reading", image: Path | None, mask: Path | None, anyway: b
     return replace(request, edit=edit)
 
 
+def steered(reading: "Reading", controlling: Controlling | None) -> "tuple[Control, ...]":
+    """The controls that are given, in the order of those that the file names, as strong and as long as it says.
+
+    What the command line says besides is taken before what the file says. UserError where they are not as many.
+    """
+    given = read_controls(controlling)
+    if not given:
+        return ()
+    if len(given) != len(reading.steers):
+        named = "".join(f' "{steer.name}"' for steer in reading.steers) or " none"
+        raise UserError(
+            f"--control {len(given)} times; the picture was steered by {len(reading.steers)}:{named}.",
+            "One for each of these, in their order.",
+        )
+    assert controlling is not None, "it named controls"
+    kept = {
+        "weight": controlling.control_weight,
+        "start": controlling.control_start,
+        "end": controlling.control_end,
+        "fit": controlling.control_fit,
+        "preprocess": controlling.preprocess,
+    }
+    made = []
+    for control, steer in zip(given, reading.steers, strict=True):
+        words: dict[str, Any] = {name: getattr(steer, name) for name, said in kept.items() if said is None}
+        if "preprocess" in words:
+            words["options"] = steer.options
+        made.append(replace(control, **words))
+    return tuple(made)
+
+
 def settled(reading: "Reading", bundle: "Bundle", request: "Request") -> "tuple[Request, Account]":
     """The request without what is not here, and the account with model and LoRAs in it."""
     from aquatint.pipelines.foreign import Notes
 
     said = reading.account
     notes = Notes(list(said.honoured), list(said.changed), list(said.ignored))
+    for steer in reading.steers:
+        how = f'"{steer.name}", weight {steer.weight:g}, from {steer.start:g} to {steer.end:g}'
+        if request.controls:
+            notes.honour("control", how)
+        else:
+            seen = f', of the picture "{steer.image}"' if steer.image else ""
+            notes.ignore("control", how + seen, "give it with --control and --control-image")
     if reading.start is not None and request.edit is None:
         notes.ignore("image", reading.start.name, "it was painted over a picture; this is painted from noise")
     _model(reading, bundle, notes)
