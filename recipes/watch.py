@@ -54,7 +54,7 @@ class Probe:
         column = torch.ones(count, 1, 1, 1, device=self.device)
         levels = Level(column * level.alpha, column * level.sigma, column * level.t)
         ids = self.words([canonical(scene) for scene in told]).to(self.device)
-        return task.errors(self.latents, eps, levels, ids).cpu()
+        return task.errors(self.latents, eps, levels, {"ids": ids}).cpu()
 
 
 class Watch:

@@ -6,9 +6,11 @@ measures each run: seconds of computing, and the peak of its memory above what i
 
 import contextlib
 import gc
+import importlib
 import io
 import json
 import os
+import pkgutil
 import re
 import shutil
 import sys
@@ -202,9 +204,18 @@ def one(run: Callable[[Path], str | None], path: Path, watch: Watch, out: Path, 
     return {"outcome": outcome, "seconds": seconds, "mebibytes": more, "seen": sorted(seen), "fault": fault}
 
 
+def import_ours() -> None:
+    """Import every module of ours, so that the cases find none to import. What an extra lacks here is left out."""
+    for module in pkgutil.walk_packages(aquatint.__path__, "aquatint."):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module.name)
+
+
 def poison() -> None:
-    """Everything that unpickles, imports by a name or starts a program, replaced by what ends the run."""
-    import importlib
+    """Everything that unpickles, imports by a name or starts a program, replaced by what ends the run.
+
+    The command line finds its commands by import_module: of modules that are there already it may go on to do so.
+    """
     import pickle
     import subprocess
 
@@ -218,12 +229,17 @@ def poison() -> None:
         (pickle, ("load", "loads", "Unpickler", "_Unpickler", "_load", "_loads")),
         (os, ("system", "popen", "execv", "execve", "fork", "posix_spawn")),
         (subprocess, ("Popen", "run", "call", "check_output")),
-        (importlib, ("import_module",)),
         (torch.hub, ("load", "load_state_dict_from_url")),
         (torch.jit, ("load",)),
     ):
         for name in names:
             setattr(home, name, hit)
+    found = importlib.import_module
+
+    def known(name: str, package: str | None = None) -> Any:
+        return found(name, package) if name in sys.modules else hit()
+
+    importlib.import_module = known
 
 
 def clean(out: Path) -> None:
@@ -243,6 +259,7 @@ def main() -> None:
     (out.parent / "outside").write_text("secret")
     ways = entries(tiny, out)
     every = ways | canaries(out)
+    import_ours()
     for good, takes in plan["warm"]:  # whatever is imported the first time
         for name in takes or ways:
             with contextlib.suppress(UserError):

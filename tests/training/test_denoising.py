@@ -66,3 +66,49 @@ def test_a_frozen_text_encoder_gets_no_gradient_and_a_learning_one_does() -> Non
             assert gradient.abs().sum() > 0
         names = {name for name, _ in objective.players["unet"].named_parameters()}
         assert any("words" in name for name in names) is not frozen
+
+
+def test_offset_and_blurred_noise_have_the_deviation_that_they_promise() -> None:
+    noise = Noise([5] * 400, range(400))
+    objective, _, _ = make()
+    shape, cpu = (4, 16, 16), torch.device("cpu")
+    for aim, deviation in ((Aim(pyramid=0.9), 1.0), (Aim(offset=0.5), 1.25**0.5)):
+        objective.aim = aim
+        eps, shown = objective.noises(noise, shape, cpu)
+        assert torch.equal(eps, shown)
+        assert eps.std().item() == pytest.approx(deviation, rel=0.02)
+        means = eps.mean(dim=(2, 3))
+        assert means.std().item() > 5 / 16  # of white noise it is 1 / 16
+
+
+def test_a_perturbed_input_is_judged_by_the_true_noise() -> None:
+    objective, batch, noise = make()
+    plain = next(objective.losses(batch, MOMENT, noise)).value
+    objective.aim = Aim(perturb=0.2)
+    eps, shown = objective.noises(noise, (4, 8, 8), torch.device("cpu"))
+    assert (shown - eps).std().item() == pytest.approx(0.2, rel=0.15)
+    assert torch.equal(next(objective.losses(batch, MOMENT, noise)).value, plain)  # it answers 0, whatever it is shown
+
+
+def test_huber_counts_small_errors_as_their_square_and_large_ones_by_their_size() -> None:
+    objective, batch, noise = make()
+    plain = next(objective.losses(batch, MOMENT, noise)).value
+    objective.aim = Aim(huber=100.0)
+    torch.testing.assert_close(next(objective.losses(batch, MOMENT, noise)).value, plain)
+    objective.aim = Aim(huber=0.01)
+    eps = noise.normal((4, 8, 8), draw=EPS)
+    torch.testing.assert_close(
+        next(objective.losses(batch, MOMENT, noise)).value, 0.02 * eps.abs().mean(), rtol=0.02, atol=0
+    )
+
+
+def test_counts_and_masks_weigh_samples_and_places() -> None:
+    objective, batch, noise = make()
+    errors = noise.normal((4, 8, 8), draw=EPS).square()
+    counts = torch.tensor([1.0, 0.5, 0.0])
+    wanted = (counts * errors.mean(dim=(1, 2, 3))).mean()
+    torch.testing.assert_close(next(objective.losses(batch | {"counts": counts}, MOMENT, noise)).value, wanted)
+    mask = torch.zeros(3, 1, 8, 8)
+    mask[:, :, :2] = 0.5
+    wanted = errors[:, :, :2].mean()
+    torch.testing.assert_close(next(objective.losses(batch | {"mask": mask}, MOMENT, noise)).value, wanted)

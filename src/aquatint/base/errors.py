@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 200  # letters of a name that a message repeats
+
 
 class UserError(Exception):
     """A mistake in what we were given, told in three parts.
@@ -18,9 +20,13 @@ class UserError(Exception):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not in a table: lists the table and the nearest name in it."""
+    """The error for a name that is not in a table: lists the table and the nearest name in it.
+
+    The name may come from a file: of a long one the beginning is shown, and nothing near is looked for.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(name, names, n=1) if len(name) <= LONGEST else []
+    name = name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
     return UserError(
         f'{kind} "{name}" is not known.',
         f"Known: {', '.join(names)}.",

@@ -40,6 +40,7 @@ MIDSTEP = 9  # fresh noise of a step's second part
 CHOICE = 10  # what chance chooses in a prompt
 FILL = 11  # what a masked part begins from
 LATE = 12  # fresh noise of a step's third part
+INPUT = 13  # what a training batch's noise is perturbed by
 
 WORD = 0xFFFFFFFF
 BLOCKS = 1 << 24

@@ -19,7 +19,7 @@ from aquatint.base.runtime import DTYPES
 from aquatint.training import parallel
 from aquatint.training.optim import Average, adamw, clip, rate
 from aquatint.training.recipe import Loss, Moment, Recipe
-from aquatint.training.state import checkpoints, load_state, parameters, save_state
+from aquatint.training.state import checkpoints, facts_of, load_state, parameters, save_state
 
 PATIENCE = 3  # steps in a row without a finite loss and gradient before a run gives up
 
@@ -36,6 +36,7 @@ class Run:
         self.optimisers = {name: adamw(player, recipe.optim[name]) for name, player in self.players.items()}
         self.step, self.spent, self.stumbles = 0, 0.0, 0
         if saved := checkpoints(folder):
+            check_same(recipe, folder, facts_of(saved[-1]))
             facts = load_state(saved[-1], self.players, self.averages, self.optimisers)
             self.step, self.spent = facts["step"], facts["spent"]
 
@@ -117,6 +118,18 @@ class Run:
         return copies
 
 
+def check_same(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> None:
+    """UserError where a folder's checkpoint is another recipe's, or one with other settings."""
+    ours = {"recipe": recipe.name, **json.loads(json.dumps(dict(recipe.facts)))}
+    for key, value in ours.items():
+        if facts.get(key) != value:
+            raise UserError(
+                f'"{folder}" holds a run of the recipe "{facts.get("recipe")}" with another {key}.',
+                "A folder of the same run, which then goes on, or an empty one.",
+                "Name another folder.",
+            )
+
+
 def train(recipe: Recipe, folder: Path) -> Mapping[str, nn.Module]:
     """Carry a recipe out in a folder, from its last checkpoint if it has one; returns the averaged players.
 
@@ -160,8 +173,13 @@ def note(run: Run, moment: Moment, logs: Mapping[str, float]) -> None:
     line: dict[str, Any] = {"step": run.step, "minutes": round(run.spent / 60, 2), "progress": moment.progress, **logs}
     with (run.folder / "log.jsonl").open("a") as log:
         log.write(json.dumps(line) + "\n")
-    rates = f"{run.step * run.recipe.batch_size / max(run.spent, 1e-9):.0f}/s"
-    say(run, f"{run.step:7d} {run.spent / 60:6.1f} min {rates}  " + "  ".join(f"{k} {v:.4g}" for k, v in logs.items()))
+    rates = f"{run.step * run.recipe.batch_size / max(run.spent, 1e-9):.3g}/s"
+    left = run.spent * (1 - moment.progress) / max(moment.progress, 1e-9) / 60 if moment.progress else 0.0
+    say(
+        run,
+        f"{run.step:7d} {run.spent / 60:6.1f} min {rates} {left:.1f} min left  "
+        + "  ".join(f"{k} {v:.4g}" for k, v in logs.items()),
+    )
 
 
 def say(run: Run, text: str) -> None:

@@ -60,13 +60,19 @@ def load_state(
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A saved state's facts and tensors."""
+    return facts_of(path), load_file(path)
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """A saved state's facts, from its head alone."""
     with safe_open(path, framework="pt") as header:
         metadata = header.metadata() or {}
     if "state" not in metadata:
         raise UserError(
             f'"{path}" is not a training state.', "A file that a run of aquatint wrote (step-*.safetensors)."
         )
-    return json.loads(metadata["state"]), load_file(path)
+    facts: dict[str, Any] = json.loads(metadata["state"])
+    return facts
 
 
 def averaged(folder: Path, player: str) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from aquatint.base import files, images
 from aquatint.base.errors import UserError
 from aquatint.families import Family
-from aquatint.weights import embedding_picture, store
+from aquatint.weights import embedding_picture, store, writer
 from aquatint.weights.adapter_names import nets
 from aquatint.weights.checks import check_finite
 from aquatint.weights.header import FLOATS
@@ -68,6 +68,23 @@ def open_embedding(path: str | Path) -> EmbeddingFile:
                 )
             check_finite(row, f'"{path}": the embedding "{word}"')
     return EmbeddingFile(path.stem, words, digest, format)
+
+
+def save_embedding(path: str | Path, word: str, vectors: Tensor) -> Path:
+    """Write a word's vectors [n, width] where there must be nothing yet, as web UIs and diffusers read them.
+
+    One tensor "emb_params"; the word is the file's name to web UIs, and stands in the header for readers of ours.
+    """
+    path = Path(path).expanduser()
+    if path.suffix != store.SUFFIX:
+        raise UserError(f'"{path}" does not say that it is safetensors.', f"A name that ends in {store.SUFFIX}.")
+    rows = vectors.detach().float().cpu().contiguous()
+    check_finite(rows, f'The embedding "{word}"')
+    files.make_folder(path.parent)
+    with files.writing(path, replace=False) as out:
+        tensor = writer.Outgoing("emb_params", rows.dtype, tuple(rows.shape), lambda: rows)
+        writer.write(out, [tensor], {"format": "pt", "name": word})
+    return path
 
 
 def fit_embedding(file: EmbeddingFile, family: Family) -> dict[str, tuple[Tensor, ...]]:

@@ -1,0 +1,160 @@
+"""A few pictures for fine-tuning: encoded once, their captions as token ids, and batches of them by number."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from aquatint.base import images
+from aquatint.base.errors import UserError
+from aquatint.base.noise import CAPTION, CROP, POSTERIOR, Noise
+from aquatint.nets.autoencoder import Autoencoder
+from aquatint.nets.tokenizer import Tokenizer
+from aquatint.training.data.folder import Example
+
+ORDER = 1  # step of CROP's draws: the order of an epoch
+
+
+@dataclass(frozen=True)
+class Written:
+    """Captions as the text encoder takes them.
+
+    ids     [n, 77]
+    slots   [n, 77]: which of the learned vectors stands at a place, -1 where the id's own does
+    """
+
+    ids: Int[Tensor, "n s"]
+    slots: Int[Tensor, "n s"]
+
+
+def written(captions: Sequence[str], tokenizer: Tokenizer, word: str = "", vectors: int = 0) -> Written:
+    """Captions -> ids, with a learned word's vectors wherever that word stands by itself.
+
+    Raises UserError for a caption that is longer than a text encoder takes (75 tokens with the word's vectors), and for
+    one that lacks the word that is to be learned.
+    """
+    room = tokenizer.length - 2
+    ids = tokenizer([""] * len(captions))
+    slots = torch.full_like(ids, -1)
+    apart = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)") if word else None
+    for row, caption in enumerate(captions):
+        parts = [caption] if apart is None else apart.split(caption)
+        if apart is not None and len(parts) == 1:
+            raise UserError(
+                f'The caption "{caption[:80]}" does not say "{word}".', "The word that is to be learned in each."
+            )
+        found, places = [], list[int]()
+        for index, part in enumerate(parts):
+            if index:
+                found += [0] * vectors
+                places += range(vectors)
+            own = tokenizer.ids(part)
+            found += own
+            places += [-1] * len(own)
+        if len(found) > room:
+            raise UserError(
+                f'The caption "{caption[:80]}" has {len(found)} tokens.', f"At most {room}.", "Say it shorter."
+            )
+        end = len(found) + 1
+        ids[row, 1 : end + 1] = torch.tensor([*found, tokenizer.end])
+        slots[row, 1:end] = torch.tensor(places)
+    return Written(ids, slots)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Pictures' posteriors as scaled latents, [n, c, h, w], and behind them those of their mirror images (`flipped`).
+
+    masks   how much each place counts, or None where no picture has a mask
+    count   n, the pictures without their mirror images
+    """
+
+    means: Float[Tensor, "m c h w"]
+    deviations: Float[Tensor, "m c h w"]
+    masks: Float[Tensor, "m 1 h w"] | None
+    count: int
+
+    @property
+    def flipped(self) -> bool:
+        """Whether mirror images are there."""
+        return len(self.means) > self.count
+
+
+@torch.no_grad()
+def encode(examples: Sequence[Example], autoencoder: Autoencoder, size: int, *, flip: bool) -> Encoded:
+    """Pictures cut to a square of `size` pixels from their middle; one by one, so that none depends on another."""
+    device = next(autoencoder.parameters()).device
+    config = autoencoder.config
+    means, deviations, masks = [], [], list[Tensor]()
+    masked = any(example.mask for example in examples)
+    for mirrored in (False, True) if flip else (False,):
+        for example in examples:
+            picture = square(example.picture(), size)
+            shown = ImageOps.mirror(picture) if mirrored else picture
+            posterior = autoencoder.posterior(images.to_tensor(shown).to(device))
+            means.append((posterior.mean.float() - config.shift) * config.scale)
+            deviations.append(torch.exp(0.5 * posterior.log_variance.float()) * config.scale)
+            if masked:
+                masks.append(_mask(example, size, size // config.factor, mirrored))
+    found = torch.cat(means), torch.cat(deviations)
+    if not all(bool(torch.isfinite(part).all()) for part in found):
+        raise UserError("The autoencoder gave values that are not finite for these pictures.", "Sound weights.")
+    return Encoded(*found, torch.cat(masks).to(device) if masks else None, len(examples))
+
+
+def square(picture: Image.Image, size: int) -> Image.Image:
+    """The middle of a picture as a square of `size` pixels."""
+    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+
+
+def _mask(example: Example, size: int, side: int, mirrored: bool) -> Tensor:
+    """A picture's mask on the latents, [1, 1, side, side]; ones if it has none."""
+    if example.mask is None:
+        return torch.ones(1, 1, side, side)
+    grey = square(Example(example.mask, "").picture(), size).convert("L").resize((side, side), Image.Resampling.BOX)
+    found = np.asarray(ImageOps.mirror(grey) if mirrored else grey, dtype=np.float32) / 255
+    return torch.from_numpy(found)[None, None]
+
+
+class Taught:
+    """Batches by number: pictures in an order of each epoch's own, mirrored and silenced by chance, drawn latents.
+
+    Sample k of a run is a function of (seed, k), whoever computes it.
+    """
+
+    def __init__(self, encoded: Encoded, captions: Written, empty: Written, *, seed: int, silent: float) -> None:
+        self.encoded, self.captions, self.empty, self.seed, self.silent = encoded, captions, empty, seed, silent
+
+    def samples(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+        """latents, ids, slots, and masks where there are any, of the samples with these numbers."""
+        encoded, noise = self.encoded, Noise([self.seed] * len(numbers), list(numbers))
+        rows = torch.tensor([self._row(number) for number in numbers])
+        turned = (noise.uniform((1,), draw=CROP)[:, 0] < 0.5).long() * int(encoded.flipped)
+        kept = rows + turned * encoded.count
+        eps = noise.normal(tuple(encoded.means.shape[1:]), draw=POSTERIOR, device=encoded.means.device)
+        latents = encoded.means[kept] + encoded.deviations[kept] * eps
+        silent = noise.uniform((1,), draw=CAPTION) < self.silent
+        batch = {
+            "latents": latents,
+            "ids": torch.where(silent, self.empty.ids, self.captions.ids[rows]),
+            "slots": torch.where(silent, self.empty.slots, self.captions.slots[rows]),
+        }
+        return batch | ({} if encoded.masks is None else {"mask": encoded.masks[kept]})
+
+    def _row(self, number: int) -> int:
+        epoch, place = divmod(number, self.encoded.count)
+        return _order(self.seed, epoch, self.encoded.count)[place]
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, epoch: int, count: int) -> list[int]:
+    """Every picture once, shuffled."""
+    drawn = Noise([seed], [epoch]).uniform((count,), step=ORDER, draw=CROP)[0]
+    order: list[int] = drawn.argsort(stable=True).tolist()
+    return order

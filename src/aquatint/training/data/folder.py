@@ -1,0 +1,134 @@
+"""A folder of pictures with their captions, as people keep them; a picture without one is an error that names it.
+
+Captions stand in a text file beside the picture (cat.txt for cat.png), or for many pictures in `metadata.jsonl`
+({"file_name": "cat.png", "text": "..."}, as Hugging Face's datasets has it), `captions.json` ({"cat.png": "..."}) or
+`captions.csv` (columns file_name and text).
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from aquatint.base import config, files, images
+from aquatint.base.errors import UserError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+TABLES = ("metadata.jsonl", "captions.json", "captions.csv")
+MOST = 100_000  # pictures of one folder
+LONGEST = 10_000  # letters of a caption
+LARGEST_TABLE = 256 * 2**20
+MASK = "masks"  # folder beside the pictures: how much each place counts, by the picture's name, as a grey picture
+_CAPTIONED = (
+    "Each picture with a caption: beside it as a .txt file, or in metadata.jsonl, captions.json or captions.csv."
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture's file, what is said of it, and the file that says how much each of its places counts, if any does."""
+
+    path: Path
+    caption: str
+    mask: Path | None = None
+
+    def picture(self) -> Image.Image:
+        """The picture, RGB, as it is seen (EXIF's orientation applied); UserError for what is no picture."""
+        try:
+            found = images.decode(files.read(self.path, limit=images.LARGEST_FILE))
+        except UserError as error:
+            raise UserError(f'"{self.path}": {error.got}', error.takes, error.remedy) from None
+        return images.rgb(found)
+
+
+def read(folder: str | Path, *, words: str = "") -> list[Example]:
+    """The pictures of a folder with their captions, by name.
+
+    words   the caption of every picture that has none (DreamBooth's "a photo of sks dog"); "" means that all have one
+
+    Raises UserError for a folder without pictures, captions for pictures that are not there, and pictures without one.
+    """
+    root = Path(folder).expanduser()
+    with files.telling(root, "read"):
+        if not root.is_dir():
+            raise UserError(f'"{root}" is no folder.', "A folder of pictures.")
+        found = sorted(path for path in root.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
+    if not found:
+        raise UserError(f'"{root}" holds no pictures.', f"Files that end in {', '.join(PICTURES)}.")
+    if len(found) > MOST:
+        raise UserError(f'"{root}" holds {len(found):,} pictures.', f"At most {MOST:,} in one folder.")
+    told = _table(root, {path.name for path in found})
+    examples, silent = [], []
+    for path in found:
+        caption = _beside(path) or told.get(path.name, "") or words.strip()
+        if not caption:
+            silent.append(path.name)
+        masks = root / MASK / f"{path.stem}.png"
+        examples.append(Example(path, caption, masks if masks.is_file() else None))
+    if silent:
+        more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
+        raise UserError(f'"{root}": {", ".join(silent[:3])}{more} without a caption.', _CAPTIONED)
+    return examples
+
+
+def _beside(path: Path) -> str:
+    """The caption in the text file of the picture's name; "" if there is none."""
+    text = path.with_suffix(".txt")
+    return _caption(files.read_text(text), text) if text.is_file() else ""
+
+
+def _table(root: Path, names: set[str]) -> dict[str, str]:
+    """The captions of the folder's table, if it has one."""
+    for name in TABLES:
+        path = root / name
+        if path.is_file():
+            told = {file: _caption(text, path) for file, text in _rows(path)}
+            if strange := sorted(set(told) - names):
+                raise UserError(
+                    f'"{path}" is about "{strange[0][:80]}", which is not there.', "Captions of pictures there."
+                )
+            return told
+    return {}
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str]]:
+    """(file name, caption) of a table; UserError where it has another shape."""
+    text = files.read_text(path, limit=LARGEST_TABLE)
+    if path.name == "captions.json":
+        data = config.parse(text)
+        if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
+            raise UserError(f'"{path}" is no object of captions.', '{"cat.png": "a cat"}.')
+        yield from data.items()
+        return
+    if path.name == "captions.csv":
+        try:
+            reader = csv.DictReader(io.StringIO(text))
+            if not {"file_name", "text"} <= set(reader.fieldnames or ()):
+                raise UserError(f'"{path}" has the columns {str(reader.fieldnames)[:80]}.', "file_name and text.")
+            found = [(str(row["file_name"]), str(row["text"] or "")) for row in reader]
+        except csv.Error as error:
+            raise UserError(f'"{path}" is not CSV that can be read ({error}).', "Columns file_name and text.") from None
+        yield from found
+        return
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        row: Any = None
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("file_name", "text")):
+            raise UserError(f'"{path}", line {number}, is no row.', '{"file_name": "cat.png", "text": "a cat"}.')
+        yield row["file_name"], row["text"]
+
+
+def _caption(text: str, path: Path) -> str:
+    caption = " ".join(text.split())
+    if len(caption) > LONGEST:
+        raise UserError(f'"{path}" has a caption of {len(caption):,} letters.', f"At most {LONGEST:,}.")
+    return caption

@@ -1,0 +1,96 @@
+"""A few pictures as batches: each once an epoch, alike for any number of processes; captions with learned words."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tests.fixtures import tiny_bundle
+
+from aquatint.base import images
+from aquatint.base.errors import UserError
+from aquatint.training.data.examples import Taught, encode, square, written
+from aquatint.training.data.folder import MASK, read
+
+BUNDLE = tiny_bundle()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for index in range(5):
+        image = Image.new("RGB", (80, 64), (50 * index, 100, 0))
+        image.paste("white", (0, 0, 20, 64))
+        image.save(tmp_path / f"{index}.png")
+        (tmp_path / f"{index}.txt").write_text(f"number {'i' * index}")
+    return tmp_path
+
+
+def taught(folder: Path, **how: bool) -> Taught:
+    examples = read(folder)
+    encoded = encode(examples, BUNDLE.autoencoder, 64, **({"flip": True} | how))
+    said = written([example.caption for example in examples], BUNDLE.tokenizer)
+    return Taught(encoded, said, written([""], BUNDLE.tokenizer), seed=3, silent=0.3)
+
+
+def test_every_picture_once_an_epoch_in_orders_of_their_own(folder: Path) -> None:
+    lessons = taught(folder)
+    orders = [[lessons._row(number) for number in range(epoch * 5, epoch * 5 + 5)] for epoch in range(6)]
+    assert all(sorted(order) == list(range(5)) for order in orders)
+    assert len({tuple(order) for order in orders}) > 2
+
+
+def test_a_sample_is_a_function_of_its_number(folder: Path) -> None:
+    lessons = taught(folder)
+    whole = lessons.samples(range(12))
+    for first in (0, 4, 8):
+        part = lessons.samples(range(first, first + 4))
+        assert all(torch.equal(part[key], whole[key][first : first + 4]) for key in whole)
+
+
+def test_mirrored_and_silent_by_chance(folder: Path) -> None:
+    lessons = taught(folder)
+    many = lessons.samples(range(500))
+    empty = (many["ids"] == written([""], BUNDLE.tokenizer).ids).all(dim=1)
+    assert 0.24 < empty.float().mean() < 0.36
+    plain = taught(folder, flip=False)
+    assert not plain.encoded.flipped
+    assert len(lessons.encoded.means) == 10
+    turned = lessons.encoded.means[5].flip(-1) - lessons.encoded.means[0]
+    assert turned.abs().mean() < (lessons.encoded.means[0] - lessons.encoded.means[0].flip(-1)).abs().mean()
+
+
+def test_latents_are_the_autoencoders(folder: Path) -> None:
+    lessons, picture = taught(folder), read(folder)[2].picture()
+    wanted = BUNDLE.autoencoder.encode(images.to_tensor(square(picture, 64)))
+    torch.testing.assert_close(lessons.encoded.means[2:3], wanted)
+
+
+def test_masks_come_along(folder: Path) -> None:
+    assert "mask" not in taught(folder).samples([0])
+    (folder / MASK).mkdir()
+    half = Image.new("L", (64, 64))
+    half.paste(255, (0, 0, 32, 64))
+    half.save(folder / MASK / "1.png")
+    lessons = taught(folder)
+    masks = lessons.encoded.masks
+    assert masks is not None
+    assert masks[1, 0, 0].tolist() == [1.0] * 4 + [0.0] * 4
+    assert masks[6, 0, 0].tolist() == [0.0] * 4 + [1.0] * 4  # of its mirror image
+    assert bool((masks[[0, 2, 3, 4]] == 1).all())
+
+
+def test_a_learned_word_stands_in_captions() -> None:
+    said = written(["a photo of zorb, red", "zorb", "zorbs and zorb"], BUNDLE.tokenizer, "zorb", 2)
+    assert Counter(said.slots.flatten().tolist()) == {-1: 3 * 77 - 6, 0: 3, 1: 3}
+    plain = BUNDLE.tokenizer.ids("a photo of ")
+    assert said.slots[0, len(plain) + 1 : len(plain) + 3].tolist() == [0, 1]
+    assert said.ids[0, 1 : len(plain) + 1].tolist() == plain
+    assert int((said.ids[1] == BUNDLE.tokenizer.end).int().argmax()) == 3
+
+
+def test_captions_that_cannot_be() -> None:
+    with pytest.raises(UserError, match='does not say "zorb"'):
+        written(["a cat"], BUNDLE.tokenizer, "zorb", 1)
+    with pytest.raises(UserError, match="At most 75"):
+        written(["word " * 80], BUNDLE.tokenizer)

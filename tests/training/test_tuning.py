@@ -1,0 +1,167 @@
+"""Fine-tuning on small things: only what is meant to learn does, it learns, and what it learned is what files say."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tests.fixtures import tiny_bundle
+
+from aquatint.base.errors import UserError
+from aquatint.families import SDXL, TINY
+from aquatint.nets.lora import Change, attach
+from aquatint.pipelines.bundle import Bundle
+from aquatint.training.loop import Run, train
+from aquatint.training.objectives.diffusion import Aim
+from aquatint.training.recipe import Optim, Recipe, Share
+from aquatint.training.tuning import Full, Inversion, LoRA, full, inversion, lora
+
+FAST = Optim(lr=1e-2, warmup=2)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(3):
+        Image.new("RGB", (64, 64), (80 * index, 20, 120)).save(folder / f"{index}.png")
+    return str(folder)
+
+
+def weights(bundle: Bundle) -> dict[str, torch.Tensor]:
+    nets = {"unet": bundle.unet, "text": bundle.text, "autoencoder": bundle.autoencoder}
+    return {f"{part}.{name}": t.clone() for part, net in nets.items() for name, t in net.state_dict().items()}
+
+
+def errors(recipe: Recipe) -> float:
+    """The recipe's loss over 64 samples of other numbers than it learns from."""
+    from aquatint.base.noise import Noise
+    from aquatint.training.recipe import Moment
+
+    batches = [recipe.batch(Moment(10_000 + step, 0.0), Share()) for step in range(16)]
+    with torch.no_grad():
+        found = [
+            next(recipe.objective.losses(batch, Moment(0, 0.0), Noise([9] * 4, range(4 * step, 4 * step + 4)))).value
+            for step, batch in enumerate(batches)
+        ]
+    return float(torch.stack(found).mean())
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_lora_learns_and_the_model_stays(text: bool, data: str, tmp_path: Path) -> None:
+    bundle = tiny_bundle()
+    before = weights(bundle)
+    tuned = lora(bundle, LoRA(data=data, words="a red apple", steps=40, rank=4, reach="all", text=text, optim=FAST))
+    first = errors(tuned.recipe)
+    learned = tuned.learned(train(tuned.recipe, tmp_path / "run"))
+    assert errors(tuned.recipe) < 0.97 * first
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(bundle).items())
+    assert set(learned.adapters) == ({"unet", "text"} if text else {"unet"})
+    changes = {name: [Change(adapter)] for name, adapter in learned.adapters["unet"].items()}
+    assert not torch.equal(attach(bundle.unet, changes).leave.weight, bundle.unet.leave.weight) or len(changes) > 70
+
+
+def test_a_word_learns_alone(data: str, tmp_path: Path) -> None:
+    bundle = tiny_bundle()
+    before = weights(bundle)
+    settings = Inversion(data=data, word="zorb", like="apple", vectors=2, steps=30, optim=FAST)
+    tuned = inversion(bundle, settings)
+    numbers = sum(weight.numel() for weight in tuned.recipe.objective.players["unet"].parameters())
+    assert numbers == 2 * TINY.text.width
+    first = errors(tuned.recipe)
+    vectors = tuned.learned(train(tuned.recipe, tmp_path / "run")).vectors["zorb"]
+    assert errors(tuned.recipe) < first
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(bundle).items())
+    start = bundle.text.words.weight[bundle.tokenizer.ids("apple")].mean(dim=0)
+    assert vectors.shape == (2, TINY.text.width)
+    assert (vectors - start).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_the_whole_net_learns(text: bool, data: str, tmp_path: Path) -> None:
+    bundle = tiny_bundle()
+    before = weights(bundle)
+    optim = replace(FAST, lr=1e-3)
+    tuned = full(bundle, Full(data=data, words="a red apple", steps=20, text=text, optim=optim))
+    nets = tuned.learned(train(tuned.recipe, tmp_path / "run")).nets
+    assert set(nets) == ({"unet", "text"} if text else {"unet"})
+    moved = {name.split(".")[0] for name, tensor in weights(bundle).items() if not torch.equal(tensor, before[name])}
+    assert moved == set(nets)
+    assert not any(weight.requires_grad for net in nets.values() for weight in net.parameters())
+
+
+def test_a_run_goes_on_to_the_bit_and_only_with_its_own_settings(data: str, tmp_path: Path) -> None:
+    settings = LoRA(data=data, words="a red apple", steps=8, optim=FAST, text=True)
+    whole = lora(tiny_bundle(), settings)
+    wanted = whole.learned(train(whole.recipe, tmp_path / "whole")).adapters
+    cut = Run(lora(tiny_bundle(), settings).recipe, tmp_path / "cut")
+    (tmp_path / "cut").mkdir()
+    for _ in range(3):
+        cut.take_step(cut.moment)
+    cut.save()
+    again = lora(tiny_bundle(), settings)
+    found = again.learned(train(again.recipe, tmp_path / "cut")).adapters
+    for net, rows in wanted.items():
+        for name, adapter in rows.items():
+            assert torch.equal(adapter.up, found[net][name].up)  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="another settings"):
+        Run(lora(tiny_bundle(), replace(settings, seed=1)).recipe, tmp_path / "cut")
+    with pytest.raises(UserError, match='recipe "lora"'):
+        Run(full(tiny_bundle(), Full(data=data, words="x")).recipe, tmp_path / "cut")
+
+
+def test_pictures_of_the_class_are_half_of_a_batch(data: str, tmp_path: Path) -> None:
+    (tmp_path / "class").mkdir()
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "class" / "0.png")
+    settings = LoRA(
+        data=data, words="a sks apple", prior=str(tmp_path / "class"), prior_words="an apple", prior_weight=0.5
+    )
+    bundle = tiny_bundle()
+    recipe = lora(bundle, replace(settings, silent=0.0)).recipe
+    from aquatint.training.recipe import Moment
+
+    batch = recipe.batch(Moment(3, 0.0), Share())
+    assert batch["counts"].tolist() == [1.0, 1.0, 0.5, 0.5]
+    said = bundle.tokenizer(["a sks apple", "an apple"])
+    assert [bool((row == said[0]).all()) for row in batch["ids"]] == [True, True, False, False]
+    assert [bool((row == said[1]).all()) for row in batch["ids"]] == [False, False, True, True]
+    parts = [recipe.batch(Moment(3, 0.0), Share(rank, 2)) for rank in (0, 1)]
+    together = torch.cat([part["latents"] for part in parts])
+    assert sorted(map(float, together.sum(dim=(1, 2, 3)))) == sorted(map(float, batch["latents"].sum(dim=(1, 2, 3))))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"steps": 0}, "steps = 0"),
+        ({"batch": 5000}, "batch = 5000"),
+        ({"silent": 1.5}, "silent = 1.5"),
+        ({"silent": float("nan")}, "silent = nan"),
+        ({"prior": "x"}, "one is missing"),
+        ({"prior": "x", "prior_words": "y", "batch": 3}, "An even number"),
+    ],
+)
+def test_settings_out_of_range(wrong: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        LoRA(data="x", **wrong)  # type: ignore[arg-type]
+
+
+def test_aims_out_of_range() -> None:
+    for wrong in ({"offset": 2.0}, {"perturb": float("nan")}, {"huber": -1.0}, {"prediction": "noise"}):
+        with pytest.raises(UserError):
+            Aim(**wrong)  # type: ignore[arg-type]
+
+
+def test_what_is_not_trained_here_is_refused(data: str) -> None:
+    bundle = tiny_bundle()
+    for family, told in (
+        (SDXL, "not trained here yet"),
+        (replace(TINY, unet=replace(TINY.unet, channels_in=9)), "shown more"),
+    ):
+        with pytest.raises(UserError, match=told):
+            lora(replace(bundle, family=family), LoRA(data=data, words="x"))
+    with pytest.raises(UserError, match="size = 100"):
+        lora(bundle, LoRA(data=data, words="x", size=100))
+    with pytest.raises(UserError, match="is no word"):
+        inversion(bundle, Inversion(data=data, word="zorb", like=" "))
