@@ -3,7 +3,7 @@
     python benchmarks/tuning.py --kind lora --write docs/tuning-lora.jpg
 
 Ten pictures of a "zorb" (a violet robot, round, with one yellow eye and an antenna) in front of ten colours. Prints the
-seconds that it took.
+seconds that it took. --prior paints so many pictures of other things with the untaught model, for prior preservation.
 """
 
 import argparse
@@ -29,6 +29,8 @@ GROUNDS = (
     "skyblue",
     "beige",
 )
+THINGS = ("cat", "house", "boat", "red circle", "dog", "tree", "blue star")
+PLACES = ("in a meadow", "in front of the sea", "in the snow", "at night")
 PROMPTS = ("a zorb in a meadow", "a zorb in front of the sea", "a cat in a meadow")
 
 
@@ -61,10 +63,23 @@ def draw(folder: Path) -> None:
         zorb(index, ground).save(folder / f"zorb-{index}.png")
 
 
+def preserve(folder: Path, count: int) -> None:
+    """Pictures by the untaught model, each with its prompt for a caption."""
+    import aquatint
+
+    folder.mkdir(parents=True, exist_ok=True)
+    bundle = aquatint.load()
+    for index in range(count):
+        prompt = f"a {THINGS[index % len(THINGS)]} {PLACES[index % len(PLACES)]}"
+        bundle.paint(prompt, seed=1000 + index).image.save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(prompt)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=["lora", "inversion", "full"], default="lora")
     parser.add_argument("--folder", type=Path, default=Path("runs/tuning"))
+    parser.add_argument("--prior", type=int, default=0)
     parser.add_argument("--write", type=Path)
     parser.add_argument("more", nargs="*", help="passed on to aquatint train, after --")
     said = parser.parse_args()
@@ -73,6 +88,9 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
     command = ["aquatint", "train", said.kind, "--data", said.folder / "zorbs", "--words", "a zorb", "--out", out]
     command += ["--word", "zorb"] if said.kind == "inversion" else []
+    if said.prior:
+        preserve(said.folder / "prior", said.prior)
+        command += ["--prior", said.folder / "prior", "--prior-words", "a picture"]
     for prompt in PROMPTS:
         command += ["--prompt", prompt]
     began = time.perf_counter()

@@ -5,7 +5,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Run:
             parallel.from_first_(player.to(recipe.device))
         self.averages = {name: [Average(p, decay) for decay in recipe.averages] for name, p in self.players.items()}
         self.optimisers = {name: adamw(player, recipe.optim[name]) for name, player in self.players.items()}
-        self.step, self.spent, self.stumbles = 0, 0.0, 0
+        self.step, self.spent, self.stumbles, self.quiet = 0, 0.0, 0, False
         if saved := checkpoints(folder):
             check_same(recipe, folder, facts_of(saved[-1]))
             facts = load_state(saved[-1], self.players, self.averages, self.optimisers)
@@ -96,7 +96,8 @@ class Run:
         self.stumbles += 1
         size = self.recipe.batch_size
         samples = f"samples {moment.step * size} to {(moment.step + 1) * size - 1}"
-        say(self, f"step {moment.step}: {loss.player}'s loss {loss.value.item()} or gradient is not finite; {samples}")
+        what = f"{loss.player}'s loss {loss.value.item()} or gradient is not finite"
+        say(self, f"step {moment.step}: {what}; {samples}", trouble=True)
         if self.stumbles >= PATIENCE:
             raise UserError(
                 f"{self.recipe.name}: {PATIENCE} steps in a row without a finite gradient, the last at {samples}.",
@@ -130,14 +131,19 @@ def check_same(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> None:
             )
 
 
-def train(recipe: Recipe, folder: Path) -> Mapping[str, nn.Module]:
+Tell = Callable[["Run", Mapping[str, float]], None]
+
+
+def train(recipe: Recipe, folder: Path, tell: Tell | None = None) -> Mapping[str, nn.Module]:
     """Carry a recipe out in a folder, from its last checkpoint if it has one; returns the averaged players.
 
     Writes step-*.safetensors (state), log.jsonl (a line every `log_steps`) and whatever the recipe's `watch` writes.
+    tell   is told of every step, in place of the lines that go to standard error otherwise
     """
     runtime.keep_pages()
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(recipe, folder)
+    run.quiet = tell is not None
     saved = watched = run.spent
     say(run, f"{recipe.name}: starts at step {run.step}, {run.spent / 60:.1f} min")
     moment = run.moment
@@ -145,6 +151,8 @@ def train(recipe: Recipe, folder: Path) -> Mapping[str, nn.Module]:
         began = time.monotonic()
         logs = run.take_step(moment)
         run.spent += time.monotonic() - began
+        if tell is not None and run.share.rank == 0:
+            tell(run, logs)
         if run.step % recipe.log_steps == 0:
             note(run, moment, logs)
         if recipe.watch and run.spent - watched >= 60.0 * recipe.watch_minutes:
@@ -182,7 +190,7 @@ def note(run: Run, moment: Moment, logs: Mapping[str, float]) -> None:
     )
 
 
-def say(run: Run, text: str) -> None:
-    """Progress goes to stderr, from the first process."""
-    if run.share.rank == 0:
+def say(run: Run, text: str, *, trouble: bool = False) -> None:
+    """Progress goes to stderr, from the first process; trouble also where somebody else tells of the steps."""
+    if run.share.rank == 0 and (trouble or not run.quiet):
         print(text, file=sys.stderr, flush=True)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from aquatint.pipelines.bundle import Bundle
+    from aquatint.training.loop import Run
     from aquatint.training.tuning import Learned, Tuned, Tuning
 
 KINDS = ("lora", "inversion", "full")
@@ -91,12 +94,48 @@ def train(
 
     prompts = showing.prompt or ([settings.words] if settings.words else [])
     before = [painted(bundle, prompt) for prompt in prompts]
-    learned = tuned.learned(run(tuned.recipe, showing.out))
+    with Bar(tuned.recipe.length.steps) as bar:
+        learned = tuned.learned(run(tuned.recipe, showing.out, bar.tell))
     after = [painted(taught(bundle, learned), prompt) for prompt in prompts]
     keep(bundle, learned, target, format, metadata_of(settings))
     if prompts:
         print(sheet(prompts, before, after, showing.out / "sheet.jpg"))
     print(target)
+
+
+class Bar:
+    """Progress on standard error, if that is a terminal: step, loss, samples a second, time left.
+
+    Elsewhere `tell` is None, and the loop writes its lines.
+    """
+
+    def __init__(self, steps: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.task = self.progress.add_task("learning", total=steps, said="")
+        self.tell = self._tell if sys.stderr.isatty() else None
+
+    def __enter__(self) -> "Bar":
+        if self.tell is not None:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def _tell(self, run: "Run", logs: Mapping[str, float]) -> None:
+        loss = next((value for name, value in logs.items() if name.endswith("/loss")), float("nan"))
+        rate = run.step * run.recipe.batch_size / max(run.spent, 1e-9)
+        said = f"step {run.step}  loss {loss:.3f}  {rate:.3g} samples/s"
+        self.progress.update(self.task, completed=run.step, said=said)
 
 
 def settings_of(kind: str, lesson: Lesson, changes: list[str]) -> "Tuning":
