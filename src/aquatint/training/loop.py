@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from aquatint.base.runtime import DTYPES
 from aquatint.training import parallel
 from aquatint.training.optim import Average, adamw, clip, rate
 from aquatint.training.recipe import Loss, Moment, Recipe
-from aquatint.training.state import checkpoints, facts_of, load_state, parameters, save_state
+from aquatint.training.state import load_state, locked, newest, parameters, save_state
 
 PATIENCE = 3  # steps in a row without a finite loss and gradient before a run gives up
 
@@ -35,9 +36,10 @@ class Run:
         self.averages = {name: [Average(p, decay) for decay in recipe.averages] for name, p in self.players.items()}
         self.optimisers = {name: adamw(player, recipe.optim[name]) for name, player in self.players.items()}
         self.step, self.spent, self.stumbles, self.quiet = 0, 0.0, 0, False
-        if saved := checkpoints(folder):
-            check_same(recipe, folder, facts_of(saved[-1]))
-            facts = load_state(saved[-1], self.players, self.averages, self.optimisers)
+        if saved := newest(folder, lambda text: say(self, text, trouble=True)):
+            facts, tensors = saved
+            check_same(recipe, folder, facts)
+            load_state(tensors, self.players, self.averages, self.optimisers)
             self.step, self.spent = facts["step"], facts["spent"]
 
     @property
@@ -142,8 +144,13 @@ def train(recipe: Recipe, folder: Path, tell: Tell | None = None) -> Mapping[str
     """
     runtime.keep_pages()
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(recipe, folder)
-    run.quiet = tell is not None
+    with locked(folder) if parallel.join().rank == 0 else nullcontext():
+        return carried_out(Run(recipe, folder), tell)
+
+
+def carried_out(run: Run, tell: Tell | None) -> Mapping[str, nn.Module]:
+    """A run from where it stands to its end."""
+    recipe, run.quiet = run.recipe, tell is not None
     saved = watched = run.spent
     say(run, f"{recipe.name}: starts at step {run.step}, {run.spent / 60:.1f} min")
     moment = run.moment

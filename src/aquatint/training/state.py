@@ -1,12 +1,18 @@
-"""Where a run stands, on disk: weights, averages and optimisers in one file that is whole or not there."""
+"""Where a run stands, on disk: weights, averages and optimisers in one file that is whole or not there.
 
+Each file's head holds the sha256 of all that it says. A file that does not keep its promise is never gone on from: the
+one before it is, and the user is told.
+"""
+
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -14,7 +20,20 @@ from aquatint.base import files
 from aquatint.base.errors import UserError
 from aquatint.training.optim import Average
 
+try:
+    import fcntl
+except ImportError:  # Windows: two runs in one folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
+
 KEPT = 2  # checkpoints that stay; the older one goes only after the newer one has been written and read back
+LOCK = "run.lock"
+
+
+class Damaged(UserError):
+    """A checkpoint that is not what was written."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f'The checkpoint "{path}" is damaged: {why}.', "A whole one.", "The one before it will do.")
 
 
 def save_state(
@@ -34,50 +53,93 @@ def save_state(
             for key, value in optimisers[name].state.get(parameter, {}).items():
                 tensors[f"{name}/optimiser/{index}/{key}"] = value
     path = folder / f"step-{facts['step']:08d}.safetensors"
-    blob = save({key: value.contiguous().cpu() for key, value in tensors.items()}, {"state": json.dumps(facts)})
-    files.write(path, blob)
+    tensors, text = {key: value.contiguous().cpu() for key, value in tensors.items()}, json.dumps(facts)
+    files.write(path, save(tensors, {"state": text, "digest": digest_of(text, tensors)}))
+    read(path)
     for old in checkpoints(folder)[:-KEPT]:
         old.unlink()
     return path
 
 
 def load_state(
-    path: Path,
+    tensors: Mapping[str, Tensor],
     players: Mapping[str, nn.Module],
     averages: Mapping[str, list[Average]],
     optimisers: Mapping[str, torch.optim.Optimizer],
-) -> dict[str, Any]:
-    """Put a saved state back into freshly built parts, to the bit; returns its facts."""
-    facts, tensors = read(path)
+) -> None:
+    """Put a saved state's tensors back into freshly built parts, to the bit."""
     for name, player in players.items():
         player.load_state_dict(part(tensors, f"{name}/weights/"))
         for average in averages[name]:
             average.load(part(tensors, f"{name}/average/{average.decay}/"))
         for index, parameter in enumerate(parameters(optimisers[name])):
             optimisers[name].state[parameter] = part(tensors, f"{name}/optimiser/{index}/")
-    return facts
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A saved state's facts and tensors."""
-    return facts_of(path), load_file(path)
+    """A saved state's facts and tensors; Damaged if they are not those that were saved."""
+    try:
+        with safe_open(path, framework="pt") as header:
+            metadata = header.metadata() or {}
+        tensors = load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise Damaged(path, str(error).partition("\n")[0][:100]) from None
+    if not {"state", "digest"} <= metadata.keys():
+        raise Damaged(path, "it is no training state of this version")
+    if digest_of(metadata["state"], tensors) != metadata["digest"]:
+        raise Damaged(path, "its numbers are not those that were saved")
+    return json.loads(metadata["state"]), tensors
 
 
-def facts_of(path: Path) -> dict[str, Any]:
-    """A saved state's facts, from its head alone."""
-    with safe_open(path, framework="pt") as header:
-        metadata = header.metadata() or {}
-    if "state" not in metadata:
-        raise UserError(
-            f'"{path}" is not a training state.', "A file that a run of aquatint wrote (step-*.safetensors)."
-        )
-    facts: dict[str, Any] = json.loads(metadata["state"])
-    return facts
+def newest(folder: Path, tell: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """The newest saved state that is whole, and None where there is no checkpoint; damaged ones are told of.
+
+    Raises Damaged where all are.
+    """
+    trouble: Damaged | None = None
+    for path in reversed(checkpoints(folder)):
+        try:
+            return read(path)
+        except Damaged as error:
+            trouble = trouble or error
+            tell(str(error))
+    if trouble is not None:
+        raise trouble
+    return None
+
+
+def digest_of(facts: str, tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over the facts and over every tensor's name, format, shape and bytes."""
+    digest = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data))
+    return digest.hexdigest()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within, the folder is ours: a second run in it is a UserError. The system lets go of it when a process ends."""
+    path = folder / LOCK
+    with files.telling(path, "written to"):
+        held = path.open("a")
+    with held:
+        if fcntl is not None:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f'Another run is at work in "{folder}".', "One at a time.", "Name another folder."
+                ) from None
+        yield
 
 
 def averaged(folder: Path, player: str) -> dict[str, Tensor]:
     """The longest average of a player's weights in a run's last checkpoint."""
-    _, tensors = read(checkpoints(folder)[-1])
+    found = newest(folder, lambda _: None)
+    if found is None:
+        raise UserError(f'"{folder}" holds no checkpoint.', "The folder of a run.")
+    _, tensors = found
     decays = {key.split("/")[2] for key in tensors if key.startswith(f"{player}/average/")}
     return part(tensors, f"{player}/average/{max(decays, key=float)}/")
 
