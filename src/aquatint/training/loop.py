@@ -21,6 +21,7 @@ from aquatint.training import parallel
 from aquatint.training.optim import Average, adamw, clip, rate
 from aquatint.training.recipe import Loss, Moment, Recipe
 from aquatint.training.state import load_state, locked, newest, parameters, save_state
+from aquatint.training.stop import Stop
 
 PATIENCE = 3  # steps in a row without a finite loss and gradient before a run gives up
 
@@ -141,14 +142,16 @@ def train(recipe: Recipe, folder: Path, tell: Tell | None = None) -> Mapping[str
 
     Writes step-*.safetensors (state), log.jsonl (a line every `log_steps`) and whatever the recipe's `watch` writes.
     tell   is told of every step, in place of the lines that go to standard error otherwise
+
+    SIGTERM and Ctrl-C let it finish its step and save; then it raises KeyboardInterrupt.
     """
     runtime.keep_pages()
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder) if parallel.join().rank == 0 else nullcontext():
-        return carried_out(Run(recipe, folder), tell)
+    with locked(folder) if parallel.join().rank == 0 else nullcontext(), Stop() as stop:
+        return carried_out(Run(recipe, folder), tell, stop)
 
 
-def carried_out(run: Run, tell: Tell | None) -> Mapping[str, nn.Module]:
+def carried_out(run: Run, tell: Tell | None, stop: Stop) -> Mapping[str, nn.Module]:
     """A run from where it stands to its end."""
     recipe, run.quiet = run.recipe, tell is not None
     saved = watched = run.spent
@@ -168,6 +171,10 @@ def carried_out(run: Run, tell: Tell | None) -> Mapping[str, nn.Module]:
         if run.spent - saved >= 60.0 * recipe.save_minutes:
             saved = run.spent
             run.save()
+        if stop.now:
+            run.save()
+            say(run, f"stopped after step {run.step}; it goes on from there", trouble=True)
+            raise KeyboardInterrupt
         moment = run.moment
     run.save()
     if recipe.watch:
