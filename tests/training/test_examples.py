@@ -30,7 +30,7 @@ def taught(folder: Path, **how: bool) -> Taught:
     examples = read(folder)
     encoded = encode(examples, BUNDLE.autoencoder, 64, **({"flip": True} | how))
     said = written([example.caption for example in examples], BUNDLE.tokenizer)
-    return Taught(encoded, said, written([""], BUNDLE.tokenizer), seed=3, silent=0.3)
+    return Taught(encoded, [said], [written([""], BUNDLE.tokenizer)], seed=3, silent=0.3)
 
 
 def test_every_picture_once_an_epoch_in_orders_of_their_own(folder: Path) -> None:
@@ -64,6 +64,13 @@ def test_latents_are_the_autoencoders(folder: Path) -> None:
     lessons, picture = taught(folder), read(folder)[2].picture()
     wanted = BUNDLE.autoencoder.encode(images.to_tensor(square(picture, 64)))
     torch.testing.assert_close(lessons.encoded.means[2:3], wanted)
+
+
+def test_cuts_are_those_of_the_pictures(tmp_path: Path) -> None:
+    for name, size in (("a", (300, 200)), ("b", (100, 150)), ("c", (64, 64))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    cuts = encode(read(tmp_path, words="x"), BUNDLE.autoencoder, 128, flip=False).cuts.tolist()
+    assert cuts == [[200, 300, 0, 32, 128, 128], [150, 100, 32, 0, 128, 128], [64, 64, 0, 0, 128, 128]]
 
 
 def test_masks_come_along(folder: Path) -> None:

@@ -9,13 +9,21 @@ from PIL import Image
 from tests.fixtures import tiny_bundle
 
 from aquatint.base.errors import UserError
-from aquatint.families import SDXL, TINY
+from aquatint.base.noise import Noise
+from aquatint.families import SDXL_REFINER, TINY, TINY_XL
 from aquatint.nets.lora import Change, attach
 from aquatint.pipelines.bundle import Bundle
+from aquatint.pipelines.encode import tell
+from aquatint.pipelines.micro import with_micro
+from aquatint.pipelines.prompt import parse
+from aquatint.pipelines.request import Request
 from aquatint.training.loop import Run, train
-from aquatint.training.objectives.diffusion import Aim
-from aquatint.training.recipe import Optim, Recipe, Share
+from aquatint.training.objectives.diffusion import Aim, Denoising
+from aquatint.training.recipe import Moment, Optim, Recipe, Share
 from aquatint.training.tuning import Full, Inversion, LoRA, full, inversion, lora
+from aquatint.weights.embeddings import fit_embedding, open_embedding, save_embedding
+from aquatint.weights.lora_writer import save_lora
+from aquatint.weights.loras import fit, open_lora
 
 FAST = Optim(lr=1e-2, warmup=2)
 
@@ -36,8 +44,6 @@ def weights(bundle: Bundle) -> dict[str, torch.Tensor]:
 
 def errors(recipe: Recipe) -> float:
     """The recipe's loss over 64 samples of other numbers than it learns from."""
-    from aquatint.base.noise import Noise
-    from aquatint.training.recipe import Moment
 
     batches = [recipe.batch(Moment(10_000 + step, 0.0), Share()) for step in range(16)]
     with torch.no_grad():
@@ -70,7 +76,7 @@ def test_a_word_learns_alone(data: str, tmp_path: Path) -> None:
     numbers = sum(weight.numel() for weight in tuned.recipe.objective.players["unet"].parameters())
     assert numbers == 2 * TINY.text.width
     first = errors(tuned.recipe)
-    vectors = tuned.learned(train(tuned.recipe, tmp_path / "run")).vectors["zorb"]
+    (vectors,) = tuned.learned(train(tuned.recipe, tmp_path / "run")).vectors["zorb"]
     assert errors(tuned.recipe) < first
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(bundle).items())
     start = bundle.text.words.weight[bundle.tokenizer.ids("apple")].mean(dim=0)
@@ -89,6 +95,52 @@ def test_the_whole_net_learns(text: bool, data: str, tmp_path: Path) -> None:
     moved = {name.split(".")[0] for name, tensor in weights(bundle).items() if not torch.equal(tensor, before[name])}
     assert moved == set(nets)
     assert not any(weight.requires_grad for net in nets.values() for weight in net.parameters())
+
+
+@pytest.mark.parametrize("kind", ["lora", "inversion", "full"])
+def test_both_encoders_of_stable_diffusion_xl(kind: str, data: str, tmp_path: Path) -> None:
+    bundle = tiny_bundle(TINY_XL)
+    assert bundle.text2 is not None
+    how: dict[str, object] = {"data": data, "words": "a zorb", "steps": 12, "optim": FAST}
+    if kind == "lora":
+        tuned = lora(bundle, LoRA(**how, text=True))  # type: ignore[arg-type]
+    elif kind == "inversion":
+        tuned = inversion(bundle, Inversion(**how, word="zorb"))  # type: ignore[arg-type]
+    else:
+        tuned = full(bundle, Full(**how | {"optim": replace(FAST, lr=1e-3)}, text=True))  # type: ignore[arg-type]
+    first = errors(tuned.recipe)
+    learned = tuned.learned(train(tuned.recipe, tmp_path / "run"))
+    assert errors(tuned.recipe) < first
+    if kind == "lora":
+        assert set(learned.adapters) == {"unet", "text", "text2"}
+        path = save_lora(tmp_path / "xl.safetensors", learned.adapters, TINY_XL)
+        assert set(fit(open_lora(path), TINY_XL).adapters) == {"unet", "text", "text2"}
+    elif kind == "inversion":
+        assert [row.shape for row in learned.vectors["zorb"]] == [
+            (1, TINY_XL.text.width),
+            (1, bundle.text2.config.width),
+        ]
+        path = save_embedding(tmp_path / "zorb.safetensors", "zorb", learned.vectors["zorb"])
+        found = fit_embedding(open_embedding(path), TINY_XL)["zorb"]
+        assert all(torch.equal(one, other) for one, other in zip(found, learned.vectors["zorb"], strict=True))
+    else:
+        assert set(learned.nets) == {"unet", "text", "text2"}
+
+
+def test_the_net_is_told_what_painting_tells_it(data: str) -> None:
+    """Texts and sizes of a training batch reach the net of Stable Diffusion XL as those of a request do."""
+    bundle = tiny_bundle(TINY_XL)
+    recipe = lora(bundle, LoRA(data=data, words="a zorb", silent=0.0, flip=False)).recipe
+    objective = recipe.objective
+    assert isinstance(objective, Denoising)
+    with torch.no_grad():
+        said = objective.tell(recipe.batch(Moment(0, 0.0), Share()))
+    asked = Request("a zorb", width=64, height=64).resolved(TINY_XL)
+    (told,) = with_micro(tell(bundle, parse("a zorb", "a1111", steps=4), parse("", "a1111", steps=4)), asked, TINY_XL)
+    ((_, wanted),) = told.positives
+    assert wanted.vector is not None
+    torch.testing.assert_close(said.tokens[:1], wanted.context, rtol=0, atol=1e-5)
+    torch.testing.assert_close(said.pooled[:1], wanted.vector, rtol=0, atol=1e-5)
 
 
 def test_a_run_goes_on_to_the_bit_and_only_with_its_own_settings(data: str, tmp_path: Path) -> None:
@@ -119,7 +171,6 @@ def test_pictures_of_the_class_are_half_of_a_batch(data: str, tmp_path: Path) ->
     )
     bundle = tiny_bundle()
     recipe = lora(bundle, replace(settings, silent=0.0)).recipe
-    from aquatint.training.recipe import Moment
 
     batch = recipe.batch(Moment(3, 0.0), Share())
     assert batch["counts"].tolist() == [1.0, 1.0, 0.5, 0.5]
@@ -156,7 +207,7 @@ def test_aims_out_of_range() -> None:
 def test_what_is_not_trained_here_is_refused(data: str) -> None:
     bundle = tiny_bundle()
     for family, told in (
-        (SDXL, "not trained here yet"),
+        (SDXL_REFINER, "not trained here yet"),
         (replace(TINY, unet=replace(TINY.unet, channels_in=9)), "shown more"),
     ):
         with pytest.raises(UserError, match=told):

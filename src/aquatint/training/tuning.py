@@ -18,18 +18,20 @@ from torch import Tensor, nn
 from aquatint.base import config
 from aquatint.base.errors import UserError
 from aquatint.diffusion.schedule import NoiseSchedule
-from aquatint.families import Family
+from aquatint.families import MICRO_WIDTH, Family
 from aquatint.nets.adapters import Adapter
 from aquatint.nets.autoencoder import Autoencoder
+from aquatint.nets.blocks import sinusoids
 from aquatint.nets.grown import Growth, grow, player
 from aquatint.nets.text import EncodedText, TextEncoder
 from aquatint.nets.tokenizer import Tokenizer
 from aquatint.nets.unet import UNet
 from aquatint.training.data.examples import Encoded, Taught, encode, written
 from aquatint.training.data.folder import read
-from aquatint.training.objectives.diffusion import Aim, Denoising
+from aquatint.training.objectives.diffusion import Aim, Denoising, Tell
 from aquatint.training.recipe import Batch, Length, Moment, Optim, Recipe, Share
 
+CUTS = ("original", "crop", "target")  # what Stable Diffusion XL is told beside the text
 PHRASES = (  # what a picture of a new word is called, where it has no caption
     "a photo of {}",
     "a close view of {}",
@@ -56,6 +58,10 @@ class Model(Protocol):
     def text(self) -> TextEncoder: ...
     @property
     def tokenizer(self) -> Tokenizer: ...
+    @property
+    def text2(self) -> TextEncoder | None: ...
+    @property
+    def tokenizer2(self) -> Tokenizer | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +154,10 @@ class Full(Tuning):
 
 
 class Learned(NamedTuple):
-    """What came of it: adapters by net and weight, or vectors by word, or nets by name."""
+    """What came of it: adapters by net and weight, or a word's vectors for each text encoder, or nets by name."""
 
     adapters: Mapping[str, Mapping[str, Adapter]] = {}
-    vectors: Mapping[str, Tensor] = {}
+    vectors: Mapping[str, tuple[Tensor, ...]] = {}
     nets: Mapping[str, nn.Module] = {}
 
 
@@ -166,14 +172,14 @@ def lora(model: Model, settings: LoRA) -> Tuned:
     """The recipe of a LoRA; the model's own weights stay."""
     how: dict[str, Any] = {"rank": settings.rank, "alpha": settings.alpha, "kind": settings.kind, "seed": settings.seed}
     growths = {"unet": grow(model.unet, reach=settings.reach, **how)}
+    texts = _texts(model)
     if settings.text:
-        growths["text"] = grow(model.text, reach="attention", **how)
-    text = growths["text"].net if settings.text else model.text
-    assert isinstance(growths["unet"].net, UNet)
-    assert isinstance(text, TextEncoder)
-    objective = Denoising(
-        growths["unet"].net, text, NoiseSchedule(model.family.schedule), _aim(model, settings), player=player(growths)
-    )
+        growths |= {name: grow(text, reach="attention", **how) for name, text in texts.items()}
+    told = {name: growths[name].net if name in growths else text for name, text in texts.items()}
+    net = growths["unet"].net
+    assert isinstance(net, UNet)
+    schedule, aim, tell = NoiseSchedule(model.family.schedule), _aim(model, settings), _teller(list(told.values()))
+    objective = Denoising(net, model.text, schedule, aim, player=player(growths), tell=tell)
 
     def learned(players: Mapping[str, nn.Module]) -> Learned:
         return Learned(adapters={net: _read(growth, net, players["unet"]) for net, growth in growths.items()})
@@ -183,27 +189,25 @@ def lora(model: Model, settings: LoRA) -> Tuned:
 
 def inversion(model: Model, settings: Inversion) -> Tuned:
     """The recipe of a new word; the model's own weights stay."""
-    ids = model.tokenizer.ids(settings.like)
-    if settings.like and not ids:
-        raise UserError(f'like = "{settings.like[:40]}" is no word.', "A word that the model knows.")
-    known = model.text.words.weight.detach().float()
-    first = known[ids].mean(dim=0) if ids else known.mean(dim=0)
-    learner = _Vectors(first.repeat(settings.vectors, 1))
-    text = model.text.requires_grad_(False)
+    texts, first = _texts(model), list[Tensor]()
+    for text, tokenizer in zip(texts.values(), _tokenizers(model), strict=True):
+        text.requires_grad_(False)
+        ids, known = tokenizer.ids(settings.like), text.words.weight.detach().float()
+        if settings.like and not ids:
+            raise UserError(f'like = "{settings.like[:40]}" is no word.', "A word that the model knows.")
+        first.append((known[ids] if ids else known).mean(dim=0).repeat(settings.vectors, 1))
+    learner = nn.ParameterList(first)
     model.unet.requires_grad_(False)
-
-    def tell(batch: Batch) -> EncodedText:
-        own, slots = text.words(batch["ids"]), batch["slots"]
-        words = torch.where((slots >= 0)[..., None], learner.vectors[slots.clamp(min=0)].to(own.dtype), own)
-        said: EncodedText = text(batch["ids"], words=words)
-        return said
-
-    schedule = NoiseSchedule(model.family.schedule)
-    objective = Denoising(model.unet, text, schedule, _aim(model, settings), player=learner, tell=tell)
+    schedule, aim, tell = (
+        NoiseSchedule(model.family.schedule),
+        _aim(model, settings),
+        _teller(list(texts.values()), learner),
+    )
+    objective = Denoising(model.unet, model.text, schedule, aim, player=learner, tell=tell)
     recipe = _recipe("inversion", model, settings, objective, settings.word, settings.vectors)
 
     def learned(players: Mapping[str, nn.Module]) -> Learned:
-        vectors: Tensor = players["unet"].get_parameter("vectors").detach().clone()
+        vectors = tuple(weight.detach().clone() for weight in players["unet"].parameters())
         return Learned(vectors={settings.word: vectors})
 
     return Tuned(recipe, learned)
@@ -211,25 +215,58 @@ def inversion(model: Model, settings: Inversion) -> Tuned:
 
 def full(model: Model, settings: Full) -> Tuned:
     """The recipe of the whole U-Net. The model's own nets learn, so that there is no second copy of them."""
-    unet, text = model.unet.requires_grad_(True), model.text
-    schedule = NoiseSchedule(model.family.schedule)
-    objective = Denoising(unet, text, schedule, _aim(model, settings), frozen=not settings.text)
+    nets: dict[str, nn.Module] = {"unet": model.unet, **(_texts(model) if settings.text else {})}
+    for text in _texts(model).values():
+        text.requires_grad_(False)
+    for net in nets.values():
+        net.requires_grad_(True)
+    schedule, aim, tell = (
+        NoiseSchedule(model.family.schedule),
+        _aim(model, settings),
+        _teller(list(_texts(model).values())),
+    )
+    objective = Denoising(model.unet, model.text, schedule, aim, player=nn.ModuleDict(nets), tell=tell)
 
     def learned(players: Mapping[str, nn.Module]) -> Learned:
         found = players["unet"].eval().requires_grad_(False)
-        if isinstance(found, nn.ModuleList):
-            return Learned(nets={"unet": found[0], "text": found[1]})
-        return Learned(nets={"unet": found})
+        return Learned(nets={name: found.get_submodule(name) for name in nets})
 
     return Tuned(_recipe("full", model, settings, objective, "", 0), learned)
 
 
-class _Vectors(nn.Module):
-    """A word's vectors [n, width]."""
+def _texts(model: Model) -> dict[str, TextEncoder]:
+    """The text encoders by the names of their parts."""
+    return {"text": model.text} if model.text2 is None else {"text": model.text, "text2": model.text2}
 
-    def __init__(self, vectors: Tensor) -> None:
-        super().__init__()
-        self.vectors = nn.Parameter(vectors.clone())
+
+def _tokenizers(model: Model) -> list[Tokenizer]:
+    return [model.tokenizer] if model.tokenizer2 is None else [model.tokenizer, model.tokenizer2]
+
+
+def _teller(texts: Sequence[nn.Module], learner: nn.ParameterList | None = None) -> Tell:
+    """How a batch is put into words: every encoder's tokens side by side; the last one's pooled vector, with the cuts.
+
+    learner   a word's vectors for each encoder, where they are to stand for "slots"
+    """
+
+    def tell(batch: Batch) -> EncodedText:
+        tokens, pooled = [], None
+        for index, text in enumerate(texts):
+            assert isinstance(text, TextEncoder)
+            ids, slots = (batch[f"{name}{index + 1 if index else ''}"] for name in ("ids", "slots"))
+            words = None
+            if learner is not None:
+                own = text.words(ids)
+                words = torch.where((slots >= 0)[..., None], learner[index][slots.clamp(min=0)].to(own.dtype), own)
+            said = text(ids, words=words)
+            tokens.append(said.tokens)
+            pooled = said.pooled
+        assert pooled is not None, "there is a text encoder"
+        cuts = batch["cuts"]
+        vector = torch.cat([pooled, sinusoids(cuts.flatten(), MICRO_WIDTH).view(len(cuts), -1)], dim=1)
+        return EncodedText(torch.cat(tokens, dim=-1), vector)
+
+    return tell
 
 
 def _read(growth: Growth, net: str, players: nn.Module) -> dict[str, Adapter]:
@@ -281,8 +318,10 @@ def _recipe(name: str, model: Model, settings: Tuning, objective: Denoising, wor
 
 def _check(family: Family) -> None:
     """UserError for a family whose training is not here yet."""
-    if family.text2 is not None or family.micro:
-        raise UserError(f"{family.name} is not trained here yet.", "Stable Diffusion 1 or 2, or the pocket model.")
+    if family.micro not in ((), CUTS):
+        raise UserError(
+            f"{family.name} is not trained here yet.", "Stable Diffusion 1, 2 or XL's base, or the pocket model."
+        )
     if family.unet.channels_in != family.autoencoder.latents:
         raise UserError(f"{family.name} is shown more than latents.", "A model that paints from words alone.")
 
@@ -297,7 +336,8 @@ def _taught(model: Model, folder: str, words: str, settings: Tuning, size: int, 
             for index, caption in enumerate(captions)
         ]
     encoded: Encoded = encode(examples, model.autoencoder, size, flip=settings.flip)
-    said, empty = written(captions, model.tokenizer, word, vectors), written([""], model.tokenizer)
+    said = [written(captions, tokenizer, word, vectors) for tokenizer in _tokenizers(model)]
+    empty = [written([""], tokenizer) for tokenizer in _tokenizers(model)]
     return Taught(encoded, said, empty, seed=settings.seed, silent=settings.silent)
 
 

@@ -5,8 +5,9 @@ tensor's name, as diffusers saves it), and pictures that carry one (weights/embe
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -70,20 +71,26 @@ def open_embedding(path: str | Path) -> EmbeddingFile:
     return EmbeddingFile(path.stem, words, digest, format)
 
 
-def save_embedding(path: str | Path, word: str, vectors: Tensor) -> Path:
-    """Write a word's vectors [n, width] where there must be nothing yet, as web UIs and diffusers read them.
+def save_embedding(path: str | Path, word: str, vectors: Sequence[Tensor]) -> Path:
+    """Write a word's vectors, [n, width] for each text encoder, where there must be nothing yet, as web UIs read them.
 
-    One tensor "emb_params"; the word is the file's name to web UIs, and stands in the header for readers of ours.
+    One tensor "emb_params", or "clip_l" and "clip_g" for two encoders. The word is the file's name to web UIs, and
+    stands in the header.
     """
     path = Path(path).expanduser()
     if path.suffix != store.SUFFIX:
         raise UserError(f'"{path}" does not say that it is safetensors.', f"A name that ends in {store.SUFFIX}.")
-    rows = vectors.detach().float().cpu().contiguous()
-    check_finite(rows, f'The embedding "{word}"')
+    names = ENCODERS if len(vectors) > 1 else ("emb_params",)
+    rows = {name: row.detach().float().cpu().contiguous() for name, row in zip(names, vectors, strict=True)}
+    for row in rows.values():
+        check_finite(row, f'The embedding "{word}"')
     files.make_folder(path.parent)
     with files.writing(path, replace=False) as out:
-        tensor = writer.Outgoing("emb_params", rows.dtype, tuple(rows.shape), lambda: rows)
-        writer.write(out, [tensor], {"format": "pt", "name": word})
+        tensors = [
+            writer.Outgoing(name, row.dtype, tuple(row.shape), partial(rows.__getitem__, name))
+            for name, row in rows.items()
+        ]
+        writer.write(out, tensors, {"format": "pt", "name": word})
     return path
 
 

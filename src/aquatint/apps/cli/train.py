@@ -218,8 +218,8 @@ def taught(bundle: "Bundle", learned: "Learned") -> "Bundle":
         nets[net] = attach(getattr(bundle, net), {name: [Change(adapter)] for name, adapter in adapters.items()})
     for net in nets.values():
         plain.prepare(net)
-    words = {word: (vectors,) for word, vectors in learned.vectors.items()}
-    return replace(bundle, **nets, embeddings={**bundle.embeddings, **words}, counted=Counted(), file=None)
+    words = {**bundle.embeddings, **learned.vectors}
+    return replace(bundle, **nets, embeddings=words, counted=Counted(), file=None)
 
 
 def painted(bundle: "Bundle", prompt: str) -> "list[Image.Image]":

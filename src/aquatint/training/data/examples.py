@@ -72,12 +72,15 @@ class Encoded:
     """Pictures' posteriors as scaled latents, [n, c, h, w], and behind them those of their mirror images (`flipped`).
 
     masks   how much each place counts, or None where no picture has a mask
+    cuts    [m, 6], what Stable Diffusion XL is told: the picture's height and width, top and left of what was cut
+            out of it (once it was brought to size), height and width of that
     count   n, the pictures without their mirror images
     """
 
     means: Float[Tensor, "m c h w"]
     deviations: Float[Tensor, "m c h w"]
     masks: Float[Tensor, "m 1 h w"] | None
+    cuts: Float[Tensor, "m 6"]
     count: int
 
     @property
@@ -91,12 +94,14 @@ def encode(examples: Sequence[Example], autoencoder: Autoencoder, size: int, *, 
     """Pictures cut to a square of `size` pixels from their middle; one by one, so that none depends on another."""
     device = next(autoencoder.parameters()).device
     config = autoencoder.config
-    means, deviations, masks = [], [], list[Tensor]()
+    means, deviations, masks, cuts = [], [], list[Tensor](), []
     masked = any(example.mask for example in examples)
     for mirrored in (False, True) if flip else (False,):
         for example in examples:
-            picture = square(example.picture(), size)
+            whole = example.picture()
+            picture = square(whole, size)
             shown = ImageOps.mirror(picture) if mirrored else picture
+            cuts.append(_cut(whole, size))
             posterior = autoencoder.posterior(images.to_tensor(shown).to(device))
             means.append((posterior.mean.float() - config.shift) * config.scale)
             deviations.append(torch.exp(0.5 * posterior.log_variance.float()) * config.scale)
@@ -105,12 +110,20 @@ def encode(examples: Sequence[Example], autoencoder: Autoencoder, size: int, *, 
     found = torch.cat(means), torch.cat(deviations)
     if not all(bool(torch.isfinite(part).all()) for part in found):
         raise UserError("The autoencoder gave values that are not finite for these pictures.", "Sound weights.")
-    return Encoded(*found, torch.cat(masks).to(device) if masks else None, len(examples))
+    told = torch.tensor(cuts, dtype=torch.float32, device=device)
+    return Encoded(*found, torch.cat(masks).to(device) if masks else None, told, len(examples))
 
 
 def square(picture: Image.Image, size: int) -> Image.Image:
     """The middle of a picture as a square of `size` pixels."""
     return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+
+
+def _cut(picture: Image.Image, size: int) -> tuple[int, ...]:
+    """(height, width, top, left, size, size) of `square`'s cut."""
+    scale = size / min(picture.size)
+    left, top = (max(0, round((side * scale - size) / 2)) for side in picture.size)
+    return picture.height, picture.width, top, left, size, size
 
 
 def _mask(example: Example, size: int, side: int, mirrored: bool) -> Tensor:
@@ -128,11 +141,16 @@ class Taught:
     Sample k of a run is a function of (seed, k), whoever computes it.
     """
 
-    def __init__(self, encoded: Encoded, captions: Written, empty: Written, *, seed: int, silent: float) -> None:
+    def __init__(
+        self, encoded: Encoded, captions: Sequence[Written], empty: Sequence[Written], *, seed: int, silent: float
+    ) -> None:
         self.encoded, self.captions, self.empty, self.seed, self.silent = encoded, captions, empty, seed, silent
 
     def samples(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """latents, ids, slots, and masks where there are any, of the samples with these numbers."""
+        """Of the samples with these numbers: latents, cuts, ids and slots, and of a second encoder ids2 and slots2.
+
+        Where any picture has a mask, masks too.
+        """
         encoded, noise = self.encoded, Noise([self.seed] * len(numbers), list(numbers))
         rows = torch.tensor([self._row(number) for number in numbers])
         turned = (noise.uniform((1,), draw=CROP)[:, 0] < 0.5).long() * int(encoded.flipped)
@@ -140,11 +158,10 @@ class Taught:
         eps = noise.normal(tuple(encoded.means.shape[1:]), draw=POSTERIOR, device=encoded.means.device)
         latents = encoded.means[kept] + encoded.deviations[kept] * eps
         silent = noise.uniform((1,), draw=CAPTION) < self.silent
-        batch = {
-            "latents": latents,
-            "ids": torch.where(silent, self.empty.ids, self.captions.ids[rows]),
-            "slots": torch.where(silent, self.empty.slots, self.captions.slots[rows]),
-        }
+        batch = {"latents": latents, "cuts": encoded.cuts[kept]}
+        for ending, said, empty in zip(("", "2")[: len(self.captions)], self.captions, self.empty, strict=True):
+            batch[f"ids{ending}"] = torch.where(silent, empty.ids, said.ids[rows])
+            batch[f"slots{ending}"] = torch.where(silent, empty.slots, said.slots[rows])
         return batch | ({} if encoded.masks is None else {"mask": encoded.masks[kept]})
 
     def _row(self, number: int) -> int:
