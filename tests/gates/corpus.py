@@ -104,6 +104,7 @@ def heads() -> Iterator[tuple[str, Change]]:
         "lists of lists": '{"a":[' + "[]," * 2_000_000 + "[]]}", "a long number": '{"a":' + "1" * 1_000_000 + "}",
         "too long": "{" + " " * (8 * 2**20) + "}", "a long key": '{"' + "k" * 4_000_000 + '":1}',
         "many keys": "{" + ",".join(f'"{k}":{k}' for k in range(400_000)) + "}",
+        "as many keys as are read": "{" + ",".join(f"\"{k}\":{k}" for k in range(290_000)) + "}",
     }.items():  # fmt: skip
         yield f"head: {name}", lambda head, body, text=text: whole(text.encode(), body)
     yield "a byte order mark", lambda head, body: whole(b"\xef\xbb\xbf" + json.dumps(head).encode(), body)
