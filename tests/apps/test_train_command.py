@@ -10,6 +10,7 @@ from tests.apps.command import run
 from tests.fixtures import tiny_bundle
 
 import aquatint
+from aquatint.families import TINY
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,7 @@ def test_a_dry_run_says_what_would_learn(capfd: pytest.CaptureFixture[str], mode
     assert code == 0
     said = json.loads(out)
     assert (said["kind"], said["settings"]["rank"], said["settings"]["steps"]) == ("lora", 2, 3)
+    assert said["settings"]["aim"]["prediction"] == TINY.prediction
     assert 0 < said["numbers that learn"] < 50_000
     assert not Path("run").exists()
 

@@ -17,6 +17,7 @@ from aquatint.diffusion.schedule import NoiseSchedule
 from aquatint.families import TINY
 from aquatint.nets.text import TextEncoder
 from aquatint.nets.unet import UNet
+from aquatint.training import parallel
 from aquatint.training.loop import Run, train
 from aquatint.training.objectives.diffusion import Aim, Denoising
 from aquatint.training.recipe import Batch, Length, Loss, Moment, Optim, Recipe, Share
@@ -88,6 +89,12 @@ def test_old_checkpoints_go_and_two_stay(tmp_path: Path) -> None:
         run.take_step(run.moment)
         run.save()
     assert [path.stem for path in checkpoints(tmp_path)] == ["step-00000003", "step-00000004"]
+
+
+def test_a_batch_is_shared_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "join", lambda: Share(0, 3))
+    with pytest.raises(UserError, match="A batch of 4 for 3 processes"):
+        Run(tiny(1), tmp_path)
 
 
 class TwoPlayers:

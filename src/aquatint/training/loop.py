@@ -31,6 +31,10 @@ class Run:
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder, self.share = recipe, folder, parallel.join()
+        if recipe.batch_size % self.share.world:
+            raise UserError(
+                f"A batch of {recipe.batch_size} for {self.share.world} processes.", "A multiple of their number."
+            )
         self.players = dict(recipe.objective.players)
         for player in self.players.values():
             parallel.from_first_(player.to(recipe.device))

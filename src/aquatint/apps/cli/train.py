@@ -88,7 +88,7 @@ def train(
     bundle = opened(source, device)
     tuned = recipe_of(kind, bundle, settings)
     if showing.dry_run:
-        print(json.dumps(described(kind, settings, tuned), indent=2))
+        print(json.dumps(described(kind, bundle, settings, tuned), indent=2))
         return
     from aquatint.training.loop import train as run
 
@@ -198,13 +198,14 @@ def recipe_of(kind: str, bundle: "Bundle", settings: "Tuning") -> "Tuned":
     return made
 
 
-def described(kind: str, settings: "Tuning", tuned: "Tuned") -> dict[str, Any]:
+def described(kind: str, bundle: "Bundle", settings: "Tuning", tuned: "Tuned") -> dict[str, Any]:
     """What --dry-run prints."""
     from aquatint.base import config
 
     players = tuned.recipe.objective.players.values()
     numbers = sum(weight.numel() for player in players for weight in player.parameters() if weight.requires_grad)
-    return {"kind": kind, "numbers that learn": numbers, "settings": config.to_data(settings)}
+    said = config.override(settings, {"aim.prediction": bundle.family.prediction})  # the model's, whatever was asked
+    return {"kind": kind, "numbers that learn": numbers, "settings": config.to_data(said)}
 
 
 def taught(bundle: "Bundle", learned: "Learned") -> "Bundle":
