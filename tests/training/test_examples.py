@@ -69,7 +69,7 @@ def test_latents_are_the_autoencoders(folder: Path) -> None:
 def test_cuts_are_those_of_the_pictures(tmp_path: Path) -> None:
     for name, size in (("a", (300, 200)), ("b", (100, 150)), ("c", (64, 64))):
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
-    cuts = encode(read(tmp_path, words="x"), BUNDLE.autoencoder, 128, flip=False).cuts.tolist()
+    cuts = encode(read(tmp_path, words=["x"]), BUNDLE.autoencoder, 128, flip=False).cuts.tolist()
     assert cuts == [[200, 300, 0, 32, 128, 128], [150, 100, 32, 0, 128, 128], [64, 64, 0, 0, 128, 128]]
 
 

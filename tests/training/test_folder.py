@@ -21,7 +21,7 @@ ROWS = [("a.png", "a  red\nsquare"), ("b.jpg", 'says "b", and a comma'), ("c.web
 SAID = ["a red square", 'says "b", and a comma', "c"]
 
 
-def captions(folder: Path, **more: str) -> list[str]:
+def captions(folder: Path, **more: list[str]) -> list[str]:
     return [example.caption for example in read(folder, **more)]
 
 
@@ -48,13 +48,18 @@ def test_captions_in_a_table(folder: Path) -> None:
 def test_a_text_beside_a_picture_comes_first_and_words_last(folder: Path) -> None:
     (folder / "captions.json").write_text(json.dumps({"a.png": "of the table", "b.jpg": "of the table"}))
     (folder / "a.txt").write_text("of its own")
-    assert captions(folder, words="of all") == ["of its own", "of the table", "of all"]
+    assert captions(folder, words=["of all"]) == ["of its own", "of the table", "of all"]
+
+
+def test_spare_captions_are_taken_in_turn(folder: Path) -> None:
+    (folder / "b.txt").write_text("of its own")
+    assert captions(folder, words=["one", "two"]) == ["one", "of its own", "one"]
 
 
 def test_masks_lie_in_a_folder_of_their_own(folder: Path) -> None:
     (folder / MASK).mkdir()
     Image.new("L", (64, 48), 128).save(folder / MASK / "b.png")
-    assert [example.mask is not None for example in read(folder, words="x")] == [False, True, False]
+    assert [example.mask is not None for example in read(folder, words=["x"])] == [False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,7 @@ def test_what_is_wrong_is_said(folder: Path, name: str, text: str, told: str) ->
 
 def test_pictures_that_are_none(folder: Path, tmp_path: Path) -> None:
     (folder / "d.png").write_bytes(b"no picture")
-    (*_, last) = read(folder, words="x")
+    (*_, last) = read(folder, words=["x"])
     with pytest.raises(UserError, match=r"d\.png"):
         last.picture()
     with pytest.raises(UserError, match="holds no pictures"):

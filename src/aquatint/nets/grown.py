@@ -81,9 +81,16 @@ class Growth(NamedTuple):
     changes: Mapping[str, Change]
     scale: float
 
-    def adapters(self) -> dict[str, Adapter]:
-        """What was learned, by the weight's name, as `weights.lora_writer.save_lora` takes it."""
-        return {name: change.adapter(self.scale) for name, change in self.changes.items()}
+    def adapters(self, copies: Iterable[nn.Module] | None = None) -> dict[str, Adapter]:
+        """What was learned, by the weight's name, as `weights.lora_writer.save_lora` takes it.
+
+        copies   of the changes, in their order (a running average's), which are read in their place
+        """
+        found: dict[str, Adapter] = {}
+        for name, change in zip(self.changes, self.changes.values() if copies is None else copies, strict=True):
+            assert isinstance(change, Change)
+            found[name] = change.adapter(self.scale)
+        return found
 
 
 def grow(
@@ -127,11 +134,7 @@ def layers_of(net: UNet | TextEncoder, reach: str) -> list[str]:
 
 def player(growths: Mapping[str, Growth]) -> nn.Module:
     """All that learns, as one module whose state is the changes' alone."""
-    return nn.ModuleDict({net: nn.ModuleList(_parts(growth)) for net, growth in growths.items()})
-
-
-def _parts(growth: Growth) -> Iterable[Change]:
-    return growth.changes.values()
+    return nn.ModuleDict({net: nn.ModuleList(growth.changes.values()) for net, growth in growths.items()})
 
 
 def _apply(layer: nn.Module, x: Tensor, down: Tensor, up: Tensor) -> Tensor:

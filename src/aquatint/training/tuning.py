@@ -22,11 +22,11 @@ from aquatint.families import MICRO_WIDTH, Family
 from aquatint.nets.adapters import Adapter
 from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.blocks import sinusoids
-from aquatint.nets.grown import Growth, grow, player
+from aquatint.nets.grown import grow, player
 from aquatint.nets.text import EncodedText, TextEncoder
 from aquatint.nets.tokenizer import Tokenizer
 from aquatint.nets.unet import UNet
-from aquatint.training.data.examples import Encoded, Taught, encode, written
+from aquatint.training.data.examples import Taught, encode, written
 from aquatint.training.data.folder import read
 from aquatint.training.objectives.diffusion import Aim, Denoising, Tell
 from aquatint.training.recipe import Batch, Length, Moment, Optim, Recipe, Share
@@ -182,7 +182,8 @@ def lora(model: Model, settings: LoRA) -> Tuned:
     objective = Denoising(net, model.text, schedule, aim, player=player(growths), tell=tell)
 
     def learned(players: Mapping[str, nn.Module]) -> Learned:
-        return Learned(adapters={net: _read(growth, net, players["unet"]) for net, growth in growths.items()})
+        changes = {net: players["unet"].get_submodule(net).children() for net in growths}
+        return Learned(adapters={net: growth.adapters(changes[net]) for net, growth in growths.items()})
 
     return Tuned(_recipe("lora", model, settings, objective, "", 0), learned)
 
@@ -269,12 +270,6 @@ def _teller(texts: Sequence[nn.Module], learner: nn.ParameterList | None = None)
     return tell
 
 
-def _read(growth: Growth, net: str, players: nn.Module) -> dict[str, Adapter]:
-    """A net's adapters from a copy of the player, in the order in which `player` has them."""
-    changes = players.get_submodule(net).children()
-    return {name: change.adapter(growth.scale) for name, change in zip(growth.changes, changes, strict=True)}  # type: ignore[operator]
-
-
 def _aim(model: Model, settings: Tuning) -> Aim:
     return replace(settings.aim, prediction=model.family.prediction)
 
@@ -327,15 +322,10 @@ def _check(family: Family) -> None:
 
 
 def _taught(model: Model, folder: str, words: str, settings: Tuning, size: int, word: str, vectors: int) -> Taught:
-    examples = read(folder, words=words or (PHRASES[0].format(word) if word else ""))
+    spare = [words] if words else [phrase.format(word) for phrase in PHRASES if word]
+    examples = read(folder, words=spare)
     captions = [example.caption for example in examples]
-    if word and not words:
-        plain = PHRASES[0].format(word)
-        captions = [
-            PHRASES[index % len(PHRASES)].format(word) if caption == plain else caption
-            for index, caption in enumerate(captions)
-        ]
-    encoded: Encoded = encode(examples, model.autoencoder, size, flip=settings.flip)
+    encoded = encode(examples, model.autoencoder, size, flip=settings.flip)
     said = [written(captions, tokenizer, word, vectors) for tokenizer in _tokenizers(model)]
     empty = [written([""], tokenizer) for tokenizer in _tokenizers(model)]
     return Taught(encoded, said, empty, seed=settings.seed, silent=settings.silent)

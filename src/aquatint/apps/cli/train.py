@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from aquatint.training.loop import Run
     from aquatint.training.tuning import Learned, Tuned, Tuning
 
-KINDS = ("lora", "inversion", "full")
 FORMATS = {"lora": ("kohya", "diffusers"), "inversion": ("safetensors",), "full": ("native", "diffusers", "compvis")}
 
 
@@ -74,8 +73,8 @@ def train(
     The learned file goes into the run's folder, and beside it sheet.jpg: what the prompts gave before and after.
     """
     showing = showing or Showing()
-    if kind not in KINDS:
-        raise unknown("kind of training", kind, KINDS)
+    if kind not in FORMATS:
+        raise unknown("kind of training", kind, FORMATS)
     format = showing.format or FORMATS[kind][0]
     if format not in FORMATS[kind]:
         raise unknown(f"format for {kind}", format, FORMATS[kind])
@@ -86,9 +85,10 @@ def train(
             f'"{target}" is there already.', "A folder whose run is not finished, or none.", "Name another --out."
         )
     bundle = opened(source, device)
+    settings = replace(settings, aim=replace(settings.aim, prediction=bundle.family.prediction))
     tuned = recipe_of(kind, bundle, settings)
     if showing.dry_run:
-        print(json.dumps(described(kind, bundle, settings, tuned), indent=2))
+        print(json.dumps(described(kind, settings, tuned), indent=2))
         return
     from aquatint.training.loop import train as run
 
@@ -198,14 +198,13 @@ def recipe_of(kind: str, bundle: "Bundle", settings: "Tuning") -> "Tuned":
     return made
 
 
-def described(kind: str, bundle: "Bundle", settings: "Tuning", tuned: "Tuned") -> dict[str, Any]:
+def described(kind: str, settings: "Tuning", tuned: "Tuned") -> dict[str, Any]:
     """What --dry-run prints."""
     from aquatint.base import config
 
     players = tuned.recipe.objective.players.values()
     numbers = sum(weight.numel() for player in players for weight in player.parameters() if weight.requires_grad)
-    said = config.override(settings, {"aim.prediction": bundle.family.prediction})  # the model's, whatever was asked
-    return {"kind": kind, "numbers that learn": numbers, "settings": config.to_data(said)}
+    return {"kind": kind, "numbers that learn": numbers, "settings": config.to_data(settings)}
 
 
 def taught(bundle: "Bundle", learned: "Learned") -> "Bundle":

@@ -8,7 +8,7 @@ Captions stand in a text file beside the picture (cat.txt for cat.png), or for m
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +47,10 @@ class Example:
         return images.rgb(found)
 
 
-def read(folder: str | Path, *, words: str = "") -> list[Example]:
+def read(folder: str | Path, *, words: Sequence[str] = ()) -> list[Example]:
     """The pictures of a folder with their captions, by name.
 
-    words   the caption of every picture that has none (DreamBooth's "a photo of sks dog"); "" means that all have one
+    words   captions that pictures without one take in turn (DreamBooth's "a photo of sks dog"); none: all must have one
 
     Raises UserError for a folder without pictures, captions for pictures that are not there, and pictures without one.
     """
@@ -65,8 +65,9 @@ def read(folder: str | Path, *, words: str = "") -> list[Example]:
         raise UserError(f'"{root}" holds {len(found):,} pictures.', f"At most {MOST:,} in one folder.")
     told = _table(root, {path.name for path in found})
     examples, silent = [], []
-    for path in found:
-        caption = _beside(path) or told.get(path.name, "") or words.strip()
+    for index, path in enumerate(found):
+        spare = words[index % len(words)].strip() if words else ""
+        caption = _beside(path) or told.get(path.name, "") or spare
         if not caption:
             silent.append(path.name)
         masks = root / MASK / f"{path.stem}.png"
