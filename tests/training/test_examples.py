@@ -101,3 +101,27 @@ def test_captions_that_cannot_be() -> None:
         written(["a cat"], BUNDLE.tokenizer, "zorb", 1)
     with pytest.raises(UserError, match="At most 75"):
         written(["word " * 80], BUNDLE.tokenizer)
+
+
+def test_long_captions_are_chunks_and_short_ones_are_repeated() -> None:
+    words = BUNDLE.tokenizer
+    long = "cats at night " + ", ".join(["two cats"] * 30)
+    assert 75 < len(words.ids(long)) <= 150
+    said = written([long, "two cats"], words, chunks=2)
+    assert said.ids.shape == (2, 2 * 77)
+    assert torch.equal(said.ids[1, :77], words(["two cats"])[0])
+    assert torch.equal(said.ids[1, :77], said.ids[1, 77:])
+    first, second = (said.ids[0, at : at + 77].tolist() for at in (0, 77))
+    inner = [id for chunk in (first, second) for id in chunk[1 : chunk.index(words.end)]]
+    assert inner == words.ids(long)
+    assert inner[first.index(words.end) - 2] == words.table[",</w>"]  # where a prompt would be broken too
+    with pytest.raises(UserError, match=r"tokens.*At most 75.*--set chunks=2"):
+        written([long], words)
+
+
+def test_a_words_vectors_stay_together() -> None:
+    long = "cat " * 40 + "zorb"
+    said = written([long], BUNDLE.tokenizer, "zorb", 7, chunks=4)
+    slots = said.slots.view(-1, 77)
+    (row,) = {int(place) for place in (slots >= 0).any(dim=1).nonzero()}
+    assert slots[row][slots[row] >= 0].tolist() == list(range(7))

@@ -129,16 +129,20 @@ def test_both_encoders_of_stable_diffusion_xl(kind: str, data: str, tmp_path: Pa
         assert set(learned.nets) == {"unet", "text", "text2"}
 
 
-def test_the_net_is_told_what_painting_tells_it(data: str) -> None:
+LONG = ("red apples, two cats, a blue background, " * 5 + "in the snow, ") * 3 + "at night, two cats"
+
+
+@pytest.mark.parametrize("words", ["a zorb", LONG, LONG.replace(",", " of"), "a, " + LONG.replace(",", "")])
+def test_the_net_is_told_what_painting_tells_it(words: str, data: str) -> None:
     """Texts and sizes of a training batch reach the net of Stable Diffusion XL as those of a request do."""
     bundle = tiny_bundle(TINY_XL)
-    recipe = lora(bundle, LoRA(data=data, words="a zorb", silent=0.0, flip=False)).recipe
+    recipe = lora(bundle, LoRA(data=data, words=words, silent=0.0, flip=False, chunks=4)).recipe
     objective = recipe.objective
     assert isinstance(objective, Denoising)
     with torch.no_grad():
         said = objective.tell(recipe.batch(Moment(0, 0.0), Share()))
-    asked = Request("a zorb", width=64, height=64).resolved(TINY_XL)
-    (told,) = with_micro(tell(bundle, parse("a zorb", "a1111", steps=4), parse("", "a1111", steps=4)), asked, TINY_XL)
+    asked = Request(words, width=64, height=64).resolved(TINY_XL)
+    (told,) = with_micro(tell(bundle, parse(words, "a1111", steps=4), parse("", "a1111", steps=4)), asked, TINY_XL)
     ((_, wanted),) = told.positives
     assert wanted.vector is not None
     torch.testing.assert_close(said.tokens[:1], wanted.context, rtol=0, atol=1e-5)

@@ -8,11 +8,13 @@ DreamBooth (Ruiz et al. 2023) is any of these with `words` that name a subject b
 its class, which every second sample shows, so that the class does not become the subject.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from aquatint.base import config
@@ -26,7 +28,7 @@ from aquatint.nets.grown import grow, player
 from aquatint.nets.text import EncodedText, TextEncoder
 from aquatint.nets.tokenizer import Tokenizer
 from aquatint.nets.unet import UNet
-from aquatint.training.data.examples import Taught, encode, written
+from aquatint.training.data.examples import MOST_CHUNKS, Taught, encode, written
 from aquatint.training.data.folder import read
 from aquatint.training.objectives.diffusion import Aim, Denoising, Tell
 from aquatint.training.recipe import Batch, Length, Moment, Optim, Recipe, Share
@@ -73,6 +75,7 @@ class Tuning:
     prior          a folder of pictures of the class, which half of each batch shows;  prior_words: their caption
     prior_weight   how much these count
     size           pixels a side; the model's own if None         flip    whether pictures are mirrored by chance
+    chunks         of 75 tokens that a caption may have
     steps, batch   how long, and how many samples a step
     silent         share of the samples without a caption, for classifier-free guidance
     average        decay of the running average that is kept (Average in training/optim.py)
@@ -86,6 +89,7 @@ class Tuning:
     prior_weight: float = 1.0
     size: int | None = None
     flip: bool = True
+    chunks: int = 3
     steps: int = 400
     batch: int = 4
     seed: int = 0
@@ -96,7 +100,12 @@ class Tuning:
     aim: Aim = field(default_factory=Aim)
 
     def __post_init__(self) -> None:
-        for name, low, high in (("steps", 1, 10_000_000), ("batch", 1, 4096), ("seed", 0, 2**64 - 1)):
+        for name, low, high in (
+            ("steps", 1, 10_000_000),
+            ("batch", 1, 4096),
+            ("seed", 0, 2**64 - 1),
+            ("chunks", 1, MOST_CHUNKS),
+        ):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name} = {getattr(self, name)}.", f"A whole number from {low} to {high:,}.")
         for name, most in (("silent", 1.0), ("average", 0.99999), ("prior_weight", 100.0)):
@@ -254,20 +263,26 @@ def _teller(texts: Sequence[nn.Module], learner: nn.ParameterList | None = None)
         tokens, pooled = [], None
         for index, text in enumerate(texts):
             assert isinstance(text, TextEncoder)
-            ids, slots = (batch[f"{name}{index + 1 if index else ''}"] for name in ("ids", "slots"))
+            ids, slots = (_apart(batch, f"{name}{index + 1 if index else ''}", text) for name in ("ids", "slots"))
             words = None
             if learner is not None:
                 own = text.words(ids)
                 words = torch.where((slots >= 0)[..., None], learner[index][slots.clamp(min=0)].to(own.dtype), own)
-            said = text(ids, words=words)
-            tokens.append(said.tokens)
-            pooled = said.pooled
+            said, samples = text(ids, words=words), len(batch["latents"])
+            tokens.append(said.tokens.reshape(samples, -1, said.tokens.shape[-1]))
+            pooled = said.pooled.reshape(samples, -1, said.pooled.shape[-1])[:, 0]  # of the first chunk
         assert pooled is not None, "there is a text encoder"
         cuts = batch["cuts"]
         vector = torch.cat([pooled, sinusoids(cuts.flatten(), MICRO_WIDTH).view(len(cuts), -1)], dim=1)
         return EncodedText(torch.cat(tokens, dim=-1), vector)
 
     return tell
+
+
+def _apart(batch: Batch, name: str, text: TextEncoder) -> Int[Tensor, "n s"]:
+    """The chunks of all captions, one below the other."""
+    found: Tensor = batch[name]
+    return found.reshape(-1, text.config.positions)
 
 
 def _aim(model: Model, settings: Tuning) -> Aim:
@@ -326,14 +341,22 @@ def _taught(model: Model, folder: str, words: str, settings: Tuning, size: int, 
     examples = read(folder, words=spare)
     captions = [example.caption for example in examples]
     encoded = encode(examples, model.autoencoder, size, flip=settings.flip)
-    said = [written(captions, tokenizer, word, vectors) for tokenizer in _tokenizers(model)]
+    said = [written(captions, tokenizer, word, vectors, chunks=settings.chunks) for tokenizer in _tokenizers(model)]
     empty = [written([""], tokenizer) for tokenizer in _tokenizers(model)]
     return Taught(encoded, said, empty, seed=settings.seed, silent=settings.silent)
 
 
 def _joined(halves: Sequence[Mapping[str, Tensor]], weight: float) -> dict[str, Tensor]:
-    """One batch of the subject's samples and the class's, which count by their weight; where one has masks, both do."""
+    """One batch of the subject's samples and the class's, which count by their weight.
+
+    Where one has masks, both do; captions of different lengths are repeated up to a common one.
+    """
     one, other = (dict(half) for half in halves)
+    length = math.lcm(one["ids"].shape[1], other["ids"].shape[1])
+    for half in (one, other):
+        for key in half:
+            if key.startswith(("ids", "slots")):
+                half[key] = half[key].repeat(1, length // half[key].shape[1])
     for half in (one, other):
         if "mask" in one or "mask" in other:
             latents = half["latents"]

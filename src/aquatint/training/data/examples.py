@@ -1,5 +1,6 @@
 """A few pictures for fine-tuning: encoded once, their captions as token ids, and batches of them by number."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,52 +20,89 @@ from aquatint.nets.tokenizer import Tokenizer
 from aquatint.training.data.folder import Example
 
 ORDER = 1  # step of CROP's draws: the order of an epoch
+MOST_CHUNKS = 4  # of a caption
+BACK = 20  # tokens that a comma may lie back
 
 
 @dataclass(frozen=True)
 class Written:
-    """Captions as the text encoder takes them.
+    """Captions as the text encoder takes them: of each as many chunks of 77, side by side.
 
-    ids     [n, 77]
-    slots   [n, 77]: which of the learned vectors stands at a place, -1 where the id's own does
+    ids     [n, k * 77]
+    slots   [n, k * 77]: which of the learned vectors stands at a place, -1 where the id's own does
     """
 
     ids: Int[Tensor, "n s"]
     slots: Int[Tensor, "n s"]
 
+    def repeated(self, length: int) -> "Written":
+        """The same, repeated up to so many ids, a multiple of what they have."""
+        times = length // self.ids.shape[1]
+        return Written(self.ids.repeat(1, times), self.slots.repeat(1, times))
 
-def written(captions: Sequence[str], tokenizer: Tokenizer, word: str = "", vectors: int = 0) -> Written:
+
+def written(
+    captions: Sequence[str], tokenizer: Tokenizer, word: str = "", vectors: int = 0, *, chunks: int = 1
+) -> Written:
     """Captions -> ids, with a learned word's vectors wherever that word stands by itself.
 
-    Raises UserError for a caption that is longer than a text encoder takes (75 tokens with the word's vectors), and for
-    one that lacks the word that is to be learned.
+    chunks   of 75 tokens that a caption may have. They end as they do in a prompt (pipelines/chunks.py): at the last
+             comma, where that lies at most BACK tokens back. Where captions have different numbers of chunks, each is
+             repeated up to their common multiple, which attention does not notice
+
+    Raises UserError for a caption that is longer, and for one that lacks the word that is to be learned.
     """
-    room = tokenizer.length - 2
-    ids = tokenizer([""] * len(captions))
-    slots = torch.full_like(ids, -1)
+    room, comma = tokenizer.length - 2, tokenizer.table.get(",</w>", -1)
     apart = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)") if word else None
-    for row, caption in enumerate(captions):
+    told: list[list[list[tuple[int, int]]]] = []
+    for caption in captions:
         parts = [caption] if apart is None else apart.split(caption)
         if apart is not None and len(parts) == 1:
             raise UserError(
                 f'The caption "{caption[:80]}" does not say "{word}".', "The word that is to be learned in each."
             )
-        found, places = [], list[int]()
+        groups: list[list[tuple[int, int]]] = []
         for index, part in enumerate(parts):
-            if index:
-                found += [0] * vectors
-                places += range(vectors)
-            own = tokenizer.ids(part)
-            found += own
-            places += [-1] * len(own)
-        if len(found) > room:
+            groups += [[(0, slot) for slot in range(vectors)]] if index else []
+            groups += [[(id, -1)] for id in tokenizer.ids(part)]
+        found = _chunks(groups, room, comma)
+        if len(found) > chunks:
             raise UserError(
-                f'The caption "{caption[:80]}" has {len(found)} tokens.', f"At most {room}.", "Say it shorter."
+                f'The caption "{caption[:80]}" has {sum(map(len, groups))} tokens.',
+                f"At most {chunks} chunks of {room}." if chunks > 1 else f"At most {room}.",
+                "Say it shorter" + (f", or --set chunks={len(found)}." if len(found) <= MOST_CHUNKS else "."),
             )
-        end = len(found) + 1
-        ids[row, 1 : end + 1] = torch.tensor([*found, tokenizer.end])
-        slots[row, 1:end] = torch.tensor(places)
-    return Written(ids, slots)
+        told.append(found)
+    times = math.lcm(*map(len, told))
+    ids = tokenizer([""] * (len(told) * times)).view(len(told), times, -1)
+    slots = torch.full_like(ids, -1)
+    for row, found in enumerate(told):
+        for place in range(times):
+            chunk = found[place % len(found)]
+            end = len(chunk) + 1
+            ids[row, place, 1 : end + 1] = torch.tensor([*(id for id, _ in chunk), tokenizer.end])
+            slots[row, place, 1:end] = torch.tensor([slot for _, slot in chunk])
+    return Written(ids.flatten(1), slots.flatten(1))
+
+
+def _chunks(groups: Sequence[Sequence[tuple[int, int]]], room: int, comma: int) -> list[list[tuple[int, int]]]:
+    """Groups of tokens (id, slot) in chunks of at most `room`, one at least; a group that fits is not torn."""
+    done: list[list[tuple[int, int]]] = [[]]
+    last = -1  # where the last comma of the chunk stands
+    for group in groups:
+        if group[0] == (comma, -1):
+            last = len(done[-1])
+        elif last >= 0 and len(done[-1]) == room and room - last <= BACK:
+            done[-1], rest, last = done[-1][: last + 1], done[-1][last + 1 :], -1
+            done.append(rest)
+        if len(done[-1]) + (len(group) if len(group) <= room else 1) > room:
+            done.append([])
+            last = -1
+        for token in group:
+            if len(done[-1]) == room:
+                done.append([])
+            done[-1].append(token)
+    return done
 
 
 @dataclass(frozen=True)
@@ -144,7 +182,8 @@ class Taught:
     def __init__(
         self, encoded: Encoded, captions: Sequence[Written], empty: Sequence[Written], *, seed: int, silent: float
     ) -> None:
-        self.encoded, self.captions, self.empty, self.seed, self.silent = encoded, captions, empty, seed, silent
+        self.encoded, self.captions, self.seed, self.silent = encoded, captions, seed, silent
+        self.empty = [alone.repeated(said.ids.shape[1]) for alone, said in zip(empty, captions, strict=True)]
 
     def samples(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         """Of the samples with these numbers: latents, cuts, ids and slots, and of a second encoder ids2 and slots2.
