@@ -128,3 +128,27 @@ def test_kinds_and_needs(capfd: pytest.CaptureFixture[str], model: Path) -> None
         code, _, err = run(capfd, *arguments)
         assert code == 2
         assert told in err
+
+
+@pytest.mark.parametrize("format", ["original", "diffusers"])
+def test_a_controlnet_from_pictures_to_a_file_that_paints(
+    format: str, capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    rate = ("--set", "optim.lr=0.05", "--set", "optim.warmup=1", "--set", "hint=canny", "--format", format)
+    code, out, err = run(capfd, *lesson("controlnet", model, *rate, "--prompt", "a zorb"))
+    assert code == 0, err
+    path = out.splitlines()[-1]
+    assert path == ("run/run.safetensors" if format == "original" else "run/control")
+    with Image.open("run/sheet.jpg") as sheet:
+        assert sheet.width < sheet.height * 2
+    shown = ("--control", path, "--control-image", "pictures/1.png")
+    assert pixels(capfd, model) != pixels(capfd, model, *shown)
+
+
+def test_a_hint_that_nobody_makes(capfd: pytest.CaptureFixture[str], model: Path) -> None:
+    code, _, err = run(capfd, *lesson("controlnet", model, "--set", "hint=cany"))
+    assert code == 2
+    assert "canny" in err
+    code, _, err = run(capfd, *lesson("controlnet", model))
+    assert code == 2
+    assert "has no hint" in err

@@ -15,11 +15,13 @@ from torch import nn
 
 from aquatint.base.errors import UserError
 from aquatint.families import SD15, SD21, TINY, Family
+from aquatint.nets.blocks import sinusoids
 from aquatint.nets.control import AdapterConfig, ControlConfig, ControlNet, T2IAdapter
 from aquatint.nets.picture_prompt import PictureConfig, PicturePrompt, crossings
 from aquatint.nets.text import ImageConfig, ImageTower
 from aquatint.nets.unet import Stage, UNetConfig
 from aquatint.weights import control_names
+from aquatint.weights.control_writer import FORMATS, save_control
 from aquatint.weights.controls import build, fit, open_control
 from aquatint.weights.keymap import from_theirs, hollow, pairs, to_theirs
 from aquatint.weights.towers import build_tower, open_tower
@@ -411,3 +413,45 @@ def test_families_that_share_shapes() -> None:
     assert len(widths(SD15.unet)) == len(widths(SD21.unet)) == 16
     assert len(widths(SDXL)) == 70
     assert control_files.TOWER.hidden == 80
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", ["SD15", "SD21", "SDXL", "TINY"])
+def test_what_is_written_opens_again(name: str, format: str, tmp_path: Path) -> None:
+    family = replace(SMALL[name], autoencoder=SMALL["SD15"].autoencoder)
+    net = control(family)
+    path = save_control(tmp_path / ("a.safetensors" if format == "original" else "a"), net, family, format)
+    assert same(build(fit(open_control(path), family)), net)
+    with pytest.raises(UserError, match="exists"):
+        save_control(path, net, family, format)
+
+
+def test_a_written_folder_is_what_diffusers_reads(tmp_path: Path) -> None:
+    from diffusers import ControlNetModel
+
+    for name in ("SD15", "SDXL"):
+        family = SMALL[name]
+        net = control(family)
+        path = save_control(tmp_path / name, net, family, "diffusers")
+        theirs, report = ControlNetModel.from_pretrained(path, output_loading_info=True)
+        assert not any(report.values()), report
+        x, t, context = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 700.0]), torch.randn(2, 7, family.unet.context)
+        picture = torch.rand(2, 3, 64, 64)
+        more, vector = {}, None
+        if family.unet.vector:
+            pooled, numbers = torch.randn(2, family.unet.vector - 6 * 256), torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2)
+            more = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": numbers}}
+            vector = torch.cat([pooled, sinusoids(numbers.flatten(), 256).view(2, -1)], dim=1)
+        with torch.no_grad():
+            wanted = theirs(x, t, context, picture, return_dict=False, **more)
+            found = net(x, t, context, vector, net.prepare(picture))
+        for ours, other in zip([*found[0], found[1]], [*wanted[0], wanted[1]], strict=True):
+            torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_controlnet_with_a_value_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    net = control(SMALL["SD15"])
+    net.zero.weight[0, 0] = float("nan")
+    with pytest.raises(UserError, match=r"middle_block_out.0.weight.*finite"):
+        save_control(tmp_path / "a.safetensors", net, SMALL["SD15"])
+    assert not list(tmp_path.iterdir())

@@ -121,18 +121,21 @@ class NoiseSchedule:
         step: int = 0,
         above: int = 0,
         share: float = 0.0,
+        below: int = 0,
         device: torch.device | str | None = None,
     ) -> Level:
         """A training batch's levels, one for each row of the noise: float32 tensors [b, 1, 1, 1].
 
         t is uniform over the table; but in the given share of the rows it is uniform over above .. last, for what a
-        picture shows is settled there.
+        picture shows is settled there. below: the table as if it ended there (0: it does not).
         """
-        assert 0 <= above <= self.last, f"above = {above}"
+        end = below or self.config.steps
+        assert 0 < end <= self.config.steps, f"below = {below}"
+        assert share == 0 or 0 <= above < end, f"above = {above}"
         assert 0 <= share <= 1, f"share = {share}"
         chosen, place = noise.uniform((2,), step=step, draw=TIME).double().unbind(1)
         low = torch.where(chosen < share, float(above), 0.0)
-        t = torch.floor(low + place * (self.config.steps - low))
+        t = torch.floor(low + place * (end - low))
         rows = t.long()
 
         def column(values: Tensor) -> Tensor:

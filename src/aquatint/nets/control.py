@@ -167,10 +167,11 @@ class T2IAdapter(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """A ControlNet with its hint, made ready by `ControlNet.prepare`, and how much of it."""
+    """A ControlNet with its hint (one for all samples, or one for each), made ready by `ControlNet.prepare`, and how
+    much of it."""
 
     net: ControlNet
-    hint: Float[Tensor, "1 d h w"]
+    hint: Float[Tensor, "b d h w"]
     weight: float = 1.0
 
 

@@ -2,13 +2,13 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from aquatint.base.errors import UserError
 from aquatint.base.noise import CAPTION, CROP, POSTERIOR, Noise
 from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.tokenizer import Tokenizer
-from aquatint.training.data.folder import Example
+from aquatint.training.data.folder import HINT, Example
 
 ORDER = 1  # step of CROP's draws: the order of an epoch
 MOST_CHUNKS = 4  # of a caption
@@ -105,21 +105,27 @@ def _chunks(groups: Sequence[Sequence[tuple[int, int]]], room: int, comma: int) 
     return done
 
 
+Hinter = Callable[[Image.Image], Image.Image]
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Pictures' posteriors as scaled latents, [n, c, h, w], and behind them those of their mirror images (`flipped`).
 
-    masks   how much each place counts, or None where no picture has a mask
     cuts    [m, 6], what Stable Diffusion XL is told: the picture's height and width, top and left of what was cut
             out of it (once it was brought to size), height and width of that
     count   n, the pictures without their mirror images
+    masks   how much each place counts, or None where no picture has a mask
+    hints   what a ControlNet is shown;   pixels: the pictures themselves, for a net that is shown parts of them
     """
 
     means: Float[Tensor, "m c h w"]
     deviations: Float[Tensor, "m c h w"]
-    masks: Float[Tensor, "m 1 h w"] | None
     cuts: Float[Tensor, "m 6"]
     count: int
+    masks: Float[Tensor, "m 1 h w"] | None = None
+    hints: UInt8[Tensor, "m 3 y x"] | None = None
+    pixels: UInt8[Tensor, "m 3 y x"] | None = None
 
     @property
     def flipped(self) -> bool:
@@ -128,11 +134,31 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode(examples: Sequence[Example], autoencoder: Autoencoder, size: int, *, flip: bool) -> Encoded:
-    """Pictures cut to a square of `size` pixels from their middle; one by one, so that none depends on another."""
+def encode(
+    examples: Sequence[Example],
+    autoencoder: Autoencoder,
+    size: int,
+    *,
+    flip: bool,
+    pixels: bool = False,
+    hinted: bool = False,
+    hinter: Hinter | None = None,
+) -> Encoded:
+    """Pictures cut to a square of `size` pixels from their middle; one by one, so that none depends on another.
+
+    pixels   whether these are kept too
+    hinted   whether each has a hint, by `hinter`, or its own if that is None; UserError for one that is missing
+    """
     device = next(autoencoder.parameters()).device
     config = autoencoder.config
+    if hinted and hinter is None and (bare := [example.path.name for example in examples if example.hint is None]):
+        raise UserError(
+            f'"{bare[0]}" has no hint{f", nor have {len(bare) - 1} more" if bare[1:] else ""}.',
+            f"A picture of the same name in {HINT}/ beside it, as PNG.",
+            "Or let one be made: --set hint=canny.",
+        )
     means, deviations, masks, cuts = [], [], list[Tensor](), []
+    hints, kept = list[Tensor](), list[Tensor]()
     masked = any(example.mask for example in examples)
     for mirrored in (False, True) if flip else (False,):
         for example in examples:
@@ -145,11 +171,18 @@ def encode(examples: Sequence[Example], autoencoder: Autoencoder, size: int, *, 
             deviations.append(torch.exp(0.5 * posterior.log_variance.float()) * config.scale)
             if masked:
                 masks.append(_mask(example, size, size // config.factor, mirrored))
+            if pixels:
+                kept.append(_bytes(shown))
+            if hinted:
+                hints.append(_hint(example, picture, size, mirrored, hinter))
     found = torch.cat(means), torch.cat(deviations)
     if not all(bool(torch.isfinite(part).all()) for part in found):
         raise UserError("The autoencoder gave values that are not finite for these pictures.", "Sound weights.")
     told = torch.tensor(cuts, dtype=torch.float32, device=device)
-    return Encoded(*found, torch.cat(masks).to(device) if masks else None, told, len(examples))
+    rest = {"masks": masks, "hints": hints, "pixels": kept}
+    return Encoded(
+        *found, told, len(examples), **{name: torch.cat(rows).to(device) for name, rows in rest.items() if rows}
+    )
 
 
 def square(picture: Image.Image, size: int) -> Image.Image:
@@ -173,6 +206,20 @@ def _mask(example: Example, size: int, side: int, mirrored: bool) -> Tensor:
     return torch.from_numpy(found)[None, None]
 
 
+def _hint(example: Example, picture: Image.Image, size: int, mirrored: bool, hinter: Hinter | None) -> Tensor:
+    """What a ControlNet is shown of a picture that was cut, [1, 3, size, size]; of its mirror image, the mirrored."""
+    if hinter is None:
+        assert example.hint is not None, "asked for before"
+        made = square(Example(example.hint, "").picture(), size)
+    else:
+        made = hinter(picture)
+    return _bytes(ImageOps.mirror(made) if mirrored else made)
+
+
+def _bytes(picture: Image.Image) -> UInt8[Tensor, "1 3 h w"]:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].contiguous()
+
+
 class Taught:
     """Batches by number: pictures in an order of each epoch's own, mirrored and silenced by chance, drawn latents.
 
@@ -188,7 +235,7 @@ class Taught:
     def samples(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         """Of the samples with these numbers: latents, cuts, ids and slots, and of a second encoder ids2 and slots2.
 
-        Where any picture has a mask, masks too.
+        Where there are such, mask, hints and pixels too.
         """
         encoded, noise = self.encoded, Noise([self.seed] * len(numbers), list(numbers))
         rows = torch.tensor([self._row(number) for number in numbers])
@@ -201,7 +248,8 @@ class Taught:
         for ending, said, empty in zip(("", "2")[: len(self.captions)], self.captions, self.empty, strict=True):
             batch[f"ids{ending}"] = torch.where(silent, empty.ids, said.ids[rows])
             batch[f"slots{ending}"] = torch.where(silent, empty.slots, said.slots[rows])
-        return batch | ({} if encoded.masks is None else {"mask": encoded.masks[kept]})
+        rest = {"mask": encoded.masks, "hints": encoded.hints, "pixels": encoded.pixels}
+        return batch | {name: found[kept] for name, found in rest.items() if found is not None}
 
     def _row(self, number: int) -> int:
         epoch, place = divmod(number, self.encoded.count)

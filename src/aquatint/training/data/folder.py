@@ -25,6 +25,7 @@ MOST = 100_000  # pictures of one folder
 LONGEST = 10_000  # letters of a caption
 LARGEST_TABLE = 256 * 2**20
 MASK = "masks"  # folder beside the pictures: how much each place counts, by the picture's name, as a grey picture
+HINT = "hints"  # the same: what a ControlNet is shown
 _CAPTIONED = (
     "Each picture with a caption: beside it as a .txt file, or in metadata.jsonl, captions.json or captions.csv."
 )
@@ -32,11 +33,16 @@ _CAPTIONED = (
 
 @dataclass(frozen=True)
 class Example:
-    """A picture's file, what is said of it, and the file that says how much each of its places counts, if any does."""
+    """A picture's file and what is said of it.
+
+    mask   the file that says how much each of its places counts, if any does
+    hint   the file with what a ControlNet is shown, if there is one
+    """
 
     path: Path
     caption: str
     mask: Path | None = None
+    hint: Path | None = None
 
     def picture(self) -> Image.Image:
         """The picture, RGB, as it is seen (EXIF's orientation applied); UserError for what is no picture."""
@@ -70,8 +76,8 @@ def read(folder: str | Path, *, words: Sequence[str] = ()) -> list[Example]:
         caption = _beside(path) or told.get(path.name, "") or spare
         if not caption:
             silent.append(path.name)
-        masks = root / MASK / f"{path.stem}.png"
-        examples.append(Example(path, caption, masks if masks.is_file() else None))
+        mask, hint = (root / name / f"{path.stem}.png" for name in (MASK, HINT))
+        examples.append(Example(path, caption, mask if mask.is_file() else None, hint if hint.is_file() else None))
     if silent:
         more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
         raise UserError(f'"{root}": {", ".join(silent[:3])}{more} without a caption.', _CAPTIONED)

@@ -22,7 +22,8 @@ class Aim:
 
     prediction   "epsilon", "v" or "sample"
     snr_cap      gamma of min-SNR (Hang et al. 2023): errors count by min(SNR, gamma), in x0's terms; 0: all alike
-    late         share of the times that are drawn from late_from .. the end of the table only
+    late         share of the times that are drawn from late_from .. the end only
+    until        the end: times are drawn below it; 0: below the table's
     offset       a normal deviate a channel, times this, is added to the noise (0.1; Guttenberg 2023), so that pictures
                  may be dark or bright as a whole
     pyramid      noise of half, a quarter ... of the size is added, by this factor a halving (0.9), and all brought back
@@ -37,6 +38,7 @@ class Aim:
     snr_cap: float = 0.0
     late: float = 0.0
     late_from: int = 600
+    until: int = 0
     offset: float = 0.0
     pyramid: float = 0.0
     perturb: float = 0.0
@@ -49,6 +51,10 @@ class Aim:
             value = getattr(self, name)
             if not 0 <= value <= high:
                 raise UserError(f"aim.{name} = {value:g}.", f"0 to {high:g}.")
+        if (self.until and not 0 < self.until <= 1000) or (self.until and self.late and self.until <= self.late_from):
+            raise UserError(
+                f"aim.until = {self.until}.", "1 to 1000, and above late_from where that counts; 0: all times."
+            )
         if not 0 <= self.huber <= 1e3:
             raise UserError(f"aim.huber = {self.huber:g}.", "0 to 1000.")
 
@@ -78,6 +84,7 @@ def blurred(noise: Noise, shape: tuple[int, int, int], factor: float, device: to
 
 
 Tell = Callable[[Batch], EncodedText]
+Ask = Callable[[Batch, Tensor, Tensor, Tensor, Tensor | None], Tensor]  # (batch, x, t, context, vector) -> prediction
 
 
 class Denoising:
@@ -86,9 +93,11 @@ class Denoising:
     frozen   the text encoder stays as it is; otherwise it is part of the player
     player   what moves instead, where it is only a part of the nets (adapters, word vectors); both nets stay then
     tell     how a batch is put into words for the net, if not by the text encoder from "ids" alone
+    ask      how the net is asked, if not by itself (with a ControlNet beside it)
 
-    A batch may also hold "counts" [b], by which its samples count (prior preservation, Ruiz et al. 2023, eq. 2), and
-    "mask" [b, 1, h, w], how much each place counts; both are 1 where they are missing.
+    A batch may also hold "beside" [b, k, h, w], what the net is shown behind the noisy latents (an inpainting net);
+    "counts" [b], by which its samples count (prior preservation, Ruiz et al. 2023, eq. 2); and "mask" [b, 1, h, w], how
+    much each place counts. The last two are 1 where they are missing.
     """
 
     def __init__(
@@ -101,9 +110,10 @@ class Denoising:
         frozen: bool = True,
         player: nn.Module | None = None,
         tell: Tell | None = None,
+        ask: Ask | None = None,
     ) -> None:
         self.unet, self.text, self.schedule, self.aim = unet, text, schedule, aim
-        self.tell = tell or self._tell
+        self.tell, self.ask = tell or self._tell, ask or self._ask
         self.learning = not frozen or player is not None
         if player is None:
             text.requires_grad_(not frozen)
@@ -113,7 +123,9 @@ class Denoising:
     def losses(self, batch: Batch, moment: Moment, noise: Noise) -> Iterator[Loss]:
         """One loss: the weighted mean squared error of the prediction."""
         latents: Tensor = batch["latents"]
-        level = self.schedule.draw(noise, above=self.aim.late_from, share=self.aim.late, device=latents.device)
+        level = self.schedule.draw(
+            noise, above=self.aim.late_from, share=self.aim.late, below=self.aim.until, device=latents.device
+        )
         shape = (latents.shape[1], latents.shape[2], latents.shape[3])
         eps, shown = self.noises(noise, shape, latents.device)
         errors = self.errors(latents, eps, level, batch, shown)
@@ -150,7 +162,8 @@ class Denoising:
         prediction = PREDICTIONS[self.aim.prediction]
         vector = said.pooled if self.unet.config.vector else None
         noisy = level.mix(latents, eps if shown is None else shown)
-        out = self.unet(noisy, torch.as_tensor(level.t).flatten(), said.tokens, vector)
+        seen = torch.cat([noisy, batch["beside"]], dim=1) if "beside" in batch else noisy
+        out = self.ask(batch, seen, torch.as_tensor(level.t).flatten(), said.tokens, vector)
         apart = out - prediction.target(latents, eps, level)
         if self.aim.huber:
             errors = 2.0 * nn.functional.huber_loss(
@@ -166,3 +179,7 @@ class Denoising:
     def _tell(self, batch: Batch) -> EncodedText:
         said: EncodedText = self.text(batch["ids"])
         return said
+
+    def _ask(self, batch: Batch, x: Tensor, t: Tensor, context: Tensor, vector: Tensor | None) -> Tensor:
+        out: Tensor = self.unet(x, t, context, vector)
+        return out

@@ -1,0 +1,206 @@
+"""What `aquatint train` does with a model: settings, recipe, pictures before and after, and the learned file."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aquatint.apps.cli.generate import Source
+from aquatint.base.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from aquatint.pipelines.bundle import Bundle
+    from aquatint.pipelines.given import Given
+    from aquatint.training.data.examples import Hinter
+    from aquatint.training.lesson import Tuning
+    from aquatint.training.tuning import Learned, Tuned
+
+FORMATS = {
+    "lora": ("kohya", "diffusers"),
+    "inversion": ("safetensors",),
+    "full": ("native", "diffusers", "compvis"),
+    "controlnet": ("original", "diffusers"),
+}
+SHOWN = 3  # pictures of a prompt in a sheet
+
+
+def settings_of(kind: str, said: Mapping[str, Any], changes: Sequence[str]) -> "Tuning":
+    """The settings that the command line asks for: those with options of their own (None: not said), and changes."""
+    from aquatint.base import config
+    from aquatint.training import tuning
+
+    said = {name: value for name, value in said.items() if value is not None}
+    if "data" not in said:
+        raise UserError("No pictures to learn from.", "--data FOLDER.")
+    words = {name: str(value) if isinstance(value, Path) else value for name, value in said.items()}
+    kinds: dict[str, Any] = {
+        "lora": tuning.LoRA,
+        "inversion": tuning.Inversion,
+        "full": tuning.Full,
+        "controlnet": tuning.Hinted,
+    }
+    if kind == "inversion" and "word" not in words:
+        raise UserError("No word to learn.", "--word WORD.")
+    made: Tuning = config.from_data(kinds[kind], words)
+    return config.override(made, changed(changes))
+
+
+def changed(changes: Sequence[str]) -> dict[str, str]:
+    """What --set says: {"optim.lr": "1e-4"}."""
+    pairs = [change.partition("=") for change in changes]
+    if odd := [name for name, sign, _ in pairs if not sign]:
+        raise UserError(f'--set "{odd[0]}".', "NAME=VALUE, as optim.lr=1e-4.")
+    return {name.strip(): value for name, _, value in pairs}
+
+
+def target_of(settings: "Tuning", format: str, out: Path) -> Path:
+    """Where what was learned goes. A word's file has the word for its name, which is how web UIs call it."""
+    from aquatint.training.tuning import Full, Hinted, Inversion
+
+    if isinstance(settings, Full):
+        return out / ("model.safetensors" if format == "compvis" else "model")
+    if isinstance(settings, Hinted) and format == "diffusers":
+        return out / "control"
+    own = isinstance(settings, Inversion) and re.fullmatch(r"[\w-]{1,100}", settings.word)
+    return out / f"{own[0] if own else out.name}.safetensors"
+
+
+def metadata_of(settings: "Tuning") -> dict[str, str]:
+    """What a LoRA's header says of its training: kohya's keys, and the settings without paths."""
+    from aquatint.base import config
+
+    plain = {key: value for key, value in config.to_data(settings).items() if key not in ("data", "prior")}
+    said = {
+        "ss_max_train_steps": str(settings.steps),
+        "ss_seed": str(settings.seed),
+        "ss_learning_rate": repr(settings.optim.lr),
+        "aquatint.training": json.dumps(plain),
+    }
+    return said | ({"modelspec.trigger_phrase": settings.words} if settings.words else {})
+
+
+def opened(source: Source | None, device: str) -> "Bundle":
+    """The model in float32: what learns is never in half."""
+    from aquatint.pipelines.bundle import load
+
+    source = source or Source()
+    return load(source.model, device=device, dtype="float32", hashed=False, **source.options())
+
+
+def recipe_of(kind: str, bundle: "Bundle", settings: "Tuning") -> "Tuned":
+    """The recipe, its pictures encoded."""
+    from aquatint.training import tuning
+
+    if isinstance(settings, tuning.Hinted):
+        return tuning.controlnet(bundle, settings, hinter=hinter_of(settings.hint))
+    makers: dict[str, Any] = {"lora": tuning.lora, "inversion": tuning.inversion, "full": tuning.full}
+    made: Tuned = makers[kind](bundle, settings)
+    return made
+
+
+def hinter_of(name: str) -> "Hinter | None":
+    """What makes a hint of a picture: the preprocessor of that name, None for ""."""
+    from aquatint.base.errors import unknown
+    from aquatint.pipelines.preprocess import PREPROCESSORS
+
+    if not name:
+        return None
+    if name not in PREPROCESSORS or name == "inpaint":
+        raise unknown("hint", name, [known for known in PREPROCESSORS if known != "inpaint"])
+    return PREPROCESSORS[name]
+
+
+def described(kind: str, settings: "Tuning", tuned: "Tuned") -> dict[str, Any]:
+    """What --dry-run prints."""
+    from aquatint.base import config
+
+    players = tuned.recipe.objective.players.values()
+    numbers = sum(weight.numel() for player in players for weight in player.parameters() if weight.requires_grad)
+    return {"kind": kind, "numbers that learn": numbers, "settings": config.to_data(settings)}
+
+
+def taught(bundle: "Bundle", learned: "Learned") -> "Bundle":
+    """The bundle as it is with what was learned."""
+    from aquatint.base.counted import Counted
+    from aquatint.engines import plain
+    from aquatint.nets.lora import Change, attach
+    from aquatint.pipelines.record import File
+    from aquatint.pipelines.steering import Controls, Loaded
+
+    nets: dict[str, Any] = dict(learned.nets)
+    for net, adapters in learned.adapters.items():
+        nets[net] = attach(getattr(bundle, net), {name: [Change(adapter)] for name, adapter in adapters.items()})
+    for net in nets.values():
+        plain.prepare(net)
+    words = {**bundle.embeddings, **learned.vectors}
+    if learned.control is not None:
+        plain.prepare(learned.control)
+        file = File("control", "taught", "", "")
+        return replace(bundle, controls=Controls({"taught": Loaded(learned.control, file)}))
+    return replace(bundle, **nets, embeddings=words, counted=Counted(), file=None)
+
+
+def hints_of(settings: "Tuning") -> "list[Given]":
+    """What a ControlNet is shown for the sheet: hints of the first pictures; none for other kinds."""
+    from aquatint.pipelines.given import given
+    from aquatint.training.data.folder import read
+    from aquatint.training.tuning import Hinted
+
+    if not isinstance(settings, Hinted):
+        return []
+    hinter = hinter_of(settings.hint)
+    examples = read(settings.data, words=[settings.words] if settings.words else [])[:SHOWN]
+    return [
+        given(hinter(one.picture()) if hinter else replace(one, path=one.hint or one.path).picture())
+        for one in examples
+    ]
+
+
+def painted(bundle: "Bundle", prompt: str, hints: "Sequence[Given]" = ()) -> "list[Image.Image]":
+    """Three pictures of a prompt, at the model's own size and steps; under hints, where its ControlNet was taught."""
+    from aquatint.pipelines.control import Control
+    from aquatint.pipelines.generate import generate
+    from aquatint.pipelines.request import Request
+
+    steers = [(Control(next(iter(bundle.controls.nets)), one),) for one in hints] if bundle.controls.nets else []
+    found = []
+    for seed in range(SHOWN):
+        request = Request(prompt, seeds=(seed,), controls=steers[seed % len(steers)] if steers else ())
+        found += [step.picture.image for step in generate(bundle, request) if step.picture is not None]
+    return found
+
+
+def keep(bundle: "Bundle", learned: "Learned", target: Path, format: str, metadata: dict[str, str]) -> None:
+    """Write what was learned."""
+    if learned.adapters:
+        from aquatint.weights.lora_writer import save_lora
+
+        save_lora(target, learned.adapters, bundle.family, format, metadata=metadata)
+    elif learned.vectors:
+        from aquatint.weights.embeddings import save_embedding
+
+        ((word, vectors),) = learned.vectors.items()
+        save_embedding(target, word, vectors)
+    elif learned.control is not None:
+        from aquatint.weights.control_writer import save_control
+
+        save_control(target, learned.control, bundle.family, format, metadata=metadata)
+    else:
+        from aquatint.pipelines.bundle import save
+
+        save(taught(bundle, learned), target, format)
+
+
+def sheet(rows: "Sequence[tuple[str, Sequence[Image.Image]]]", path: Path, columns: int) -> Path:
+    """Rows of three pictures, each with its words below them."""
+    from aquatint.base import files
+    from aquatint.pipelines.contact import contact, printed
+    from aquatint.pipelines.metadata import encode_marked
+
+    prints = [printed(picture, words) for words, pictures in rows for picture in pictures]
+    files.write(path, encode_marked(contact(prints, columns=columns), "jpeg"))
+    return path

@@ -1,0 +1,269 @@
+"""What all kinds of fine-tuning share: the model, the settings, how it is told of pictures, and batches of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from aquatint.base import config
+from aquatint.base.errors import UserError
+from aquatint.base.noise import Noise
+from aquatint.families import AESTHETIC, MICRO_WIDTH, SIZES, Family
+from aquatint.nets.autoencoder import Autoencoder
+from aquatint.nets.blocks import sinusoids
+from aquatint.nets.text import EncodedText, TextEncoder
+from aquatint.nets.tokenizer import Tokenizer
+from aquatint.nets.unet import UNet
+from aquatint.training.data.examples import MOST_CHUNKS, Hinter, Taught, encode, written
+from aquatint.training.data.folder import read
+from aquatint.training.data.holes import hidden, holes
+from aquatint.training.objectives.diffusion import Aim, Denoising, Tell
+from aquatint.training.recipe import Batch, Length, Moment, Optim, Recipe, Share
+
+REFINED = 200  # the times that Stable Diffusion XL's refiner is for (Podell et al. 2023, section 2.5)
+PHRASES = (  # what a picture of a new word is called, where it has no caption
+    "a photo of {}",
+    "a close view of {}",
+    "a picture of {}",
+    "a good photo of {}",
+    "a rendering of {}",
+    "a small picture of {}",
+    "one {} in a picture",
+    "{} in the middle of a photo",
+)
+
+
+@runtime_checkable  # for the tests, which check every annotation
+class Model(Protocol):
+    """What is tuned: weights.Opened and pipelines.Bundle are such."""
+
+    @property
+    def family(self) -> Family: ...
+    @property
+    def unet(self) -> UNet: ...
+    @property
+    def autoencoder(self) -> Autoencoder: ...
+    @property
+    def text(self) -> TextEncoder: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def text2(self) -> TextEncoder | None: ...
+    @property
+    def tokenizer2(self) -> Tokenizer | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What all kinds of fine-tuning take.
+
+    data           a folder of pictures (training/data/folder.py)
+    words          the caption of pictures that have none
+    prior          a folder of pictures of the class, which half of each batch shows;  prior_words: their caption
+    prior_weight   how much these count
+    size           pixels a side; the model's own if None         flip    whether pictures are mirrored by chance
+    chunks         of 75 tokens that a caption may have
+    steps, batch   how long, and how many samples a step
+    silent         share of the samples without a caption, for classifier-free guidance
+    average        decay of the running average that is kept (Average in training/optim.py)
+    aesthetic      how beautiful the pictures are, which Stable Diffusion XL's refiner is told
+    aim            what counts, and what noise is; the prediction is the model's, and so is `until` where it is 0: the
+                   refiner learns the first 200 times, every other net all
+    """
+
+    data: str
+    words: str = ""
+    prior: str = ""
+    prior_words: str = ""
+    prior_weight: float = 1.0
+    size: int | None = None
+    flip: bool = True
+    chunks: int = 3
+    steps: int = 400
+    batch: int = 4
+    seed: int = 0
+    silent: float = 0.1
+    average: float = 0.98
+    aesthetic: float = 6.0
+    dtype: str = "float32"
+    optim: Optim = field(default_factory=lambda: Optim(lr=1e-4, betas=(0.9, 0.999), warmup=20, hold=0.5, final=0.1))
+    aim: Aim = field(default_factory=Aim)
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("steps", 1, 10_000_000),
+            ("batch", 1, 4096),
+            ("seed", 0, 2**64 - 1),
+            ("chunks", 1, MOST_CHUNKS),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"{name} = {getattr(self, name)}.", f"A whole number from {low} to {high:,}.")
+        for name, most in (("silent", 1.0), ("average", 0.99999), ("prior_weight", 100.0), ("aesthetic", 10.0)):
+            if not 0 <= getattr(self, name) <= most:
+                raise UserError(f"{name} = {getattr(self, name):g}.", f"0 to {most:g}.")
+        if self.size is not None and (self.size % 64 or not 64 <= self.size <= 4096):
+            raise UserError(f"size = {self.size}.", "A multiple of 64, from 64 to 4096.")
+        if self.prior and self.batch % 2:
+            raise UserError(f"batch = {self.batch} with a prior, which takes half of it.", "An even number.")
+        if (self.prior_words and not self.prior) or (self.prior and not self.prior_words):
+            raise UserError("Of prior and prior_words one is missing.", "Both, or neither.")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is learned of the pictures beside what they show: a word with its vectors, or hints that a maker gives."""
+
+    word: str = ""
+    vectors: int = 0
+    hinted: bool = False
+    hinter: Hinter | None = None
+
+
+def texts(model: Model) -> dict[str, TextEncoder]:
+    """The text encoders by the names of their parts."""
+    return {"text": model.text} if model.text2 is None else {"text": model.text, "text2": model.text2}
+
+
+def tokenizers(model: Model) -> list[Tokenizer]:
+    """Of the text encoders, in their order."""
+    return [model.tokenizer] if model.tokenizer2 is None else [model.tokenizer, model.tokenizer2]
+
+
+def teller(encoders: Sequence[nn.Module], learner: nn.ParameterList | None = None) -> Tell:
+    """How a batch is put into words: every encoder's tokens side by side; the last one's pooled vector, with the cuts.
+
+    learner   a word's vectors for each encoder, where they are to stand for "slots"
+    """
+
+    def tell(batch: Batch) -> EncodedText:
+        tokens, pooled = [], None
+        for index, text in enumerate(encoders):
+            assert isinstance(text, TextEncoder)
+            ids, slots = (_apart(batch, f"{name}{index + 1 if index else ''}", text) for name in ("ids", "slots"))
+            words = None
+            if learner is not None:
+                own = text.words(ids)
+                words = torch.where((slots >= 0)[..., None], learner[index][slots.clamp(min=0)].to(own.dtype), own)
+            said, samples = text(ids, words=words), len(batch["latents"])
+            tokens.append(said.tokens.reshape(samples, -1, said.tokens.shape[-1]))
+            pooled = said.pooled.reshape(samples, -1, said.pooled.shape[-1])[:, 0]  # of the first chunk
+        assert pooled is not None, "there is a text encoder"
+        cuts = batch["cuts"]
+        vector = torch.cat([pooled, sinusoids(cuts.flatten(), MICRO_WIDTH).view(len(cuts), -1)], dim=1)
+        return EncodedText(torch.cat(tokens, dim=-1), vector)
+
+    return tell
+
+
+def aim(model: Model, settings: Tuning) -> Aim:
+    """The settings' aim with what the model says of it."""
+    until = settings.aim.until or (REFINED if model.family.micro == AESTHETIC else 0)
+    return replace(settings.aim, prediction=model.family.prediction, until=until)
+
+
+def recipe(name: str, model: Model, settings: Tuning, objective: Denoising, subject: Subject | None = None) -> Recipe:
+    """The pictures encoded, and batches of them."""
+    family, device = model.family, next(model.unet.parameters()).device
+    subject = subject or Subject()
+    own = _taught(model, settings.data, settings.words, settings, subject)
+    rest = replace(subject, word="", vectors=0)
+    prior = _taught(model, settings.prior, settings.prior_words, settings, rest) if settings.prior else None
+
+    def batch(moment: Moment, share: Share) -> Batch:
+        part = settings.batch // share.world
+        first = moment.step * settings.batch + share.rank * part
+        numbers = range(first, first + part)
+        if prior is None:
+            found: dict[str, Tensor] = own.samples(numbers)
+        else:
+            halves = (
+                own.samples([n // 2 for n in numbers if n % 2 == 0]),
+                prior.samples([n // 2 for n in numbers if n % 2]),
+            )
+            found = _joined(halves, settings.prior_weight)
+        if family.micro == AESTHETIC:
+            beauty = torch.full((part, 1), settings.aesthetic, device=device)
+            found["cuts"] = torch.cat([found["cuts"][:, :4], beauty], dim=1)
+        if family.sees == "mask":
+            torn = holes(Noise([settings.seed] * part, numbers), *found["pixels"].shape[2:])
+            found["beside"] = hidden(model.autoencoder, found.pop("pixels"), torn.to(device))
+        return found
+
+    facts = config.to_data(settings)
+    return Recipe(
+        name,
+        settings.seed,
+        objective,
+        batch,
+        Length(steps=settings.steps),
+        {"unet": settings.optim},
+        (settings.average,),
+        batch_size=settings.batch,
+        log_steps=max(1, min(50, settings.steps // 20)),
+        device=device,
+        dtype=settings.dtype,
+        facts={"settings": {key: value for key, value in facts.items() if key != "steps"}},
+    )
+
+
+def check(family: Family) -> None:
+    """UserError for a family whose training is not here yet."""
+    if family.micro not in ((), SIZES, AESTHETIC) or family.unet.guidance:
+        raise UserError(f"{family.name} is not trained here.", "Stable Diffusion 1, 2 or XL, or the pocket model.")
+    if family.sees not in ("nothing", "mask"):
+        raise UserError(
+            f"{family.name} is shown a picture or depth beside the latents.", "A model that is shown nothing or a mask."
+        )
+
+
+def _apart(batch: Batch, name: str, text: TextEncoder) -> Int[Tensor, "n s"]:
+    """The chunks of all captions, one below the other."""
+    found: Tensor = batch[name]
+    return found.reshape(-1, text.config.positions)
+
+
+def _taught(model: Model, folder: str, words: str, settings: Tuning, subject: Subject) -> Taught:
+    spare = [words] if words else [phrase.format(subject.word) for phrase in PHRASES if subject.word]
+    examples = read(folder, words=spare)
+    captions = [example.caption for example in examples]
+    size = settings.size or min(model.family.defaults.width, model.family.defaults.height)
+    encoded = encode(
+        examples,
+        model.autoencoder,
+        size,
+        flip=settings.flip,
+        pixels=model.family.sees == "mask",
+        hinted=subject.hinted,
+        hinter=subject.hinter,
+    )
+    said = [
+        written(captions, tokenizer, subject.word, subject.vectors, chunks=settings.chunks)
+        for tokenizer in tokenizers(model)
+    ]
+    empty = [written([""], tokenizer) for tokenizer in tokenizers(model)]
+    return Taught(encoded, said, empty, seed=settings.seed, silent=settings.silent)
+
+
+def _joined(halves: Sequence[Mapping[str, Tensor]], weight: float) -> dict[str, Tensor]:
+    """One batch of the subject's samples and the class's, which count by their weight.
+
+    Where one has masks, both do; captions of different lengths are repeated up to a common one.
+    """
+    one, other = (dict(half) for half in halves)
+    length = math.lcm(one["ids"].shape[1], other["ids"].shape[1])
+    for half in (one, other):
+        for key in half:
+            if key.startswith(("ids", "slots")):
+                half[key] = half[key].repeat(1, length // half[key].shape[1])
+    for half in (one, other):
+        if "mask" in one or "mask" in other:
+            latents = half["latents"]
+            half.setdefault("mask", torch.ones_like(latents[:, :1]))
+    batch = {key: torch.cat([one[key], other[key]]) for key in one}
+    counts = torch.ones(len(batch["latents"]), device=batch["latents"].device)
+    counts[len(one["latents"]) :] = weight
+    return batch | {"counts": counts}
