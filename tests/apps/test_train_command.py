@@ -152,3 +152,21 @@ def test_a_hint_that_nobody_makes(capfd: pytest.CaptureFixture[str], model: Path
     code, _, err = run(capfd, *lesson("controlnet", model))
     assert code == 2
     assert "has no hint" in err
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "controlnet"])
+def test_sheets_while_it_learns(kind: str, capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    Path("held").mkdir()
+    Image.new("RGB", (64, 64), "green").save("held/0.png")
+    more = ["--set", "hint=canny"] if kind == "controlnet" else []
+    code, _, err = run(
+        capfd, *lesson(kind, model, "--every", 2, "--set", "steps=5", "--set", "held=held", "--prompt", "x", *more)
+    )
+    assert code == 0, err
+    assert [path.name for path in sorted(Path("run/sheets").iterdir())] == [
+        "00000002.jpg",
+        "00000004.jpg",
+        "00000005.jpg",
+    ]
+    lines = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "held" in line] == [5]

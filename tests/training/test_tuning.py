@@ -1,5 +1,6 @@
 """Fine-tuning on small things: only what is meant to learn does, it learns, and what it learned is what files say."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from tests.fixtures import tiny_bundle
 
 from aquatint.base.errors import UserError
 from aquatint.base.noise import Noise
-from aquatint.families import SDXL_REFINER, TINY, TINY_XL
+from aquatint.families import TINY, TINY_XL
 from aquatint.nets.lora import Change, attach
 from aquatint.pipelines.bundle import Bundle
 from aquatint.pipelines.encode import tell
@@ -188,6 +189,36 @@ def test_pictures_of_the_class_are_half_of_a_batch(data: str, tmp_path: Path) ->
     assert sorted(map(float, together.sum(dim=(1, 2, 3)))) == sorted(map(float, batch["latents"].sum(dim=(1, 2, 3))))
 
 
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_recomputing_changes_nothing(kind: str, data: str, tmp_path: Path) -> None:
+    found = []
+    for again in (False, True):
+        how: dict[str, object] = {"data": data, "words": "a zorb", "steps": 2, "optim": FAST, "text": True}
+        if kind == "lora":
+            tuned = lora(tiny_bundle(), LoRA(**how, recompute=again))  # type: ignore[arg-type]
+        else:
+            tuned = full(tiny_bundle(), Full(**how, recompute=again))  # type: ignore[arg-type]
+        found.append(train(tuned.recipe, tmp_path / str(again))["unet"].state_dict())
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+def test_held_pictures_are_looked_at_and_not_learned_from(data: str, tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    held.mkdir()
+    for index in range(5):
+        Image.new("RGB", (64, 64), (0, 60 * index, 200)).save(held / f"{index}.png")
+    settings = LoRA(data=data, words="a zorb", steps=9, look=4, optim=FAST)
+    alone = train(lora(tiny_bundle(), settings).recipe, tmp_path / "alone")["unet"].state_dict()
+    recipe = lora(tiny_bundle(), replace(settings, held=str(held))).recipe
+    watched = train(recipe, tmp_path / "watched")["unet"].state_dict()
+    assert all(torch.equal(tensor, watched[name]) for name, tensor in alone.items())
+    lines = [json.loads(line) for line in (tmp_path / "watched" / "log.jsonl").read_text().splitlines()]
+    seen = [line for line in lines if "held" in line]
+    assert [line["step"] for line in seen] == [4, 8, 9]
+    assert all(f"held, t {low}-{low + 99}" in seen[0] for low in range(0, 1000, 100))
+    assert seen[0]["held"] != seen[1]["held"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
@@ -195,6 +226,8 @@ def test_pictures_of_the_class_are_half_of_a_batch(data: str, tmp_path: Path) ->
         ({"batch": 5000}, "batch = 5000"),
         ({"silent": 1.5}, "silent = 1.5"),
         ({"silent": float("nan")}, "silent = nan"),
+        ({"size": 100}, "size = 100"),
+        ({"recompute": True, "compile": True}, "recompute and compile"),
         ({"prior": "x"}, "one is missing"),
         ({"prior": "x", "prior_words": "y", "batch": 3}, "An even number"),
     ],
@@ -213,12 +246,10 @@ def test_aims_out_of_range() -> None:
 def test_what_is_not_trained_here_is_refused(data: str) -> None:
     bundle = tiny_bundle()
     for family, told in (
-        (SDXL_REFINER, "not trained here yet"),
-        (replace(TINY, unet=replace(TINY.unet, channels_in=9)), "shown more"),
+        (replace(TINY, unet=replace(TINY.unet, guidance=256)), "not trained here"),
+        (replace(TINY, unet=replace(TINY.unet, channels_in=8)), "is shown a picture"),
     ):
         with pytest.raises(UserError, match=told):
             lora(replace(bundle, family=family), LoRA(data=data, words="x"))
-    with pytest.raises(UserError, match="size = 100"):
-        lora(bundle, LoRA(data=data, words="x", size=100))
     with pytest.raises(UserError, match="is no word"):
         inversion(bundle, Inversion(data=data, word="zorb", like=" "))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -23,7 +24,9 @@ from aquatint.training.data.folder import read
 from aquatint.training.data.holes import hidden, holes
 from aquatint.training.objectives.diffusion import Aim, Denoising, Tell
 from aquatint.training.recipe import Batch, Length, Moment, Optim, Recipe, Share
+from aquatint.training.validation import by_time
 
+FREE = ("steps", "held", "look", "recompute")  # settings that may be others when a run goes on
 REFINED = 200  # the times that Stable Diffusion XL's refiner is for (Podell et al. 2023, section 2.5)
 PHRASES = (  # what a picture of a new word is called, where it has no caption
     "a photo of {}",
@@ -70,6 +73,11 @@ class Tuning:
     steps, batch   how long, and how many samples a step
     silent         share of the samples without a caption, for classifier-free guidance
     average        decay of the running average that is kept (Average in training/optim.py)
+    held           a folder of pictures that are not learned from: their errors are logged by time (validation.py)
+    look           after how many steps one looks: at these errors, and from the command line at the prompts; 0: at the
+                   end only
+    recompute      whether blocks are computed again on the way back (recompute.py): less memory, a third more time
+    compile        whether torch.compile works on the U-Net first (minutes, and then other bits)
     aesthetic      how beautiful the pictures are, which Stable Diffusion XL's refiner is told
     aim            what counts, and what noise is; the prediction is the model's, and so is `until` where it is 0: the
                    refiner learns the first 200 times, every other net all
@@ -88,6 +96,10 @@ class Tuning:
     seed: int = 0
     silent: float = 0.1
     average: float = 0.98
+    held: str = ""
+    look: int = 0
+    recompute: bool = False
+    compile: bool = False
     aesthetic: float = 6.0
     dtype: str = "float32"
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-4, betas=(0.9, 0.999), warmup=20, hold=0.5, final=0.1))
@@ -99,6 +111,7 @@ class Tuning:
             ("batch", 1, 4096),
             ("seed", 0, 2**64 - 1),
             ("chunks", 1, MOST_CHUNKS),
+            ("look", 0, 10_000_000),
         ):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name} = {getattr(self, name)}.", f"A whole number from {low} to {high:,}.")
@@ -107,6 +120,8 @@ class Tuning:
                 raise UserError(f"{name} = {getattr(self, name):g}.", f"0 to {most:g}.")
         if self.size is not None and (self.size % 64 or not 64 <= self.size <= 4096):
             raise UserError(f"size = {self.size}.", "A multiple of 64, from 64 to 4096.")
+        if self.recompute and self.compile:
+            raise UserError("recompute and compile together.", "One of them.", "compile recomputes what it likes to.")
         if self.prior and self.batch % 2:
             raise UserError(f"batch = {self.batch} with a prior, which takes half of it.", "An even number.")
         if (self.prior_words and not self.prior) or (self.prior and not self.prior_words):
@@ -165,48 +180,71 @@ def aim(model: Model, settings: Tuning) -> Aim:
     return replace(settings.aim, prediction=model.family.prediction, until=until)
 
 
-def recipe(name: str, model: Model, settings: Tuning, objective: Denoising, subject: Subject | None = None) -> Recipe:
-    """The pictures encoded, and batches of them."""
-    family, device = model.family, next(model.unet.parameters()).device
-    subject = subject or Subject()
-    own = _taught(model, settings.data, settings.words, settings, subject)
-    rest = replace(subject, word="", vectors=0)
-    prior = _taught(model, settings.prior, settings.prior_words, settings, rest) if settings.prior else None
+class Lessons:
+    """The pictures, encoded, and batches of them by number."""
 
-    def batch(moment: Moment, share: Share) -> Batch:
-        part = settings.batch // share.world
-        first = moment.step * settings.batch + share.rank * part
+    def __init__(self, model: Model, settings: Tuning, subject: Subject) -> None:
+        self.model, self.settings, self.family = model, settings, model.family
+        self.device = next(model.unet.parameters()).device
+        self.own = _taught(model, settings.data, settings.words, settings, subject)
+        rest = replace(subject, word="", vectors=0)
+        self.prior = _taught(model, settings.prior, settings.prior_words, settings, rest) if settings.prior else None
+        calm = replace(settings, flip=False, silent=0.0)
+        self.held = _taught(model, settings.held, settings.words, calm, subject) if settings.held else None
+
+    def batch(self, moment: Moment, share: Share) -> Batch:
+        """Our part of a step's batch."""
+        part = self.settings.batch // share.world
+        first = moment.step * self.settings.batch + share.rank * part
         numbers = range(first, first + part)
-        if prior is None:
-            found: dict[str, Tensor] = own.samples(numbers)
-        else:
-            halves = (
-                own.samples([n // 2 for n in numbers if n % 2 == 0]),
-                prior.samples([n // 2 for n in numbers if n % 2]),
-            )
-            found = _joined(halves, settings.prior_weight)
-        if family.micro == AESTHETIC:
-            beauty = torch.full((part, 1), settings.aesthetic, device=device)
+        if self.prior is None:
+            return self.finished(self.own.samples(numbers), numbers)
+        halves = [n // 2 for n in numbers if n % 2 == 0], [n // 2 for n in numbers if n % 2]
+        found = _joined((self.own.samples(halves[0]), self.prior.samples(halves[1])), self.settings.prior_weight)
+        return self.finished(found, numbers)
+
+    def examined(self) -> list[Batch]:
+        """The held pictures, each once, in batches."""
+        assert self.held is not None, "asked for only where there are such"
+        size, count = self.settings.batch, self.held.encoded.count
+        numbers = [range(first, min(first + size, count)) for first in range(0, count, size)]
+        return [self.finished(self.held.samples(some), some) for some in numbers]
+
+    def finished(self, found: dict[str, Tensor], numbers: range) -> Batch:
+        """A batch with what the family is told and shown beside words and latents."""
+        if self.family.micro == AESTHETIC:
+            beauty = torch.full((len(numbers), 1), self.settings.aesthetic, device=self.device)
             found["cuts"] = torch.cat([found["cuts"][:, :4], beauty], dim=1)
-        if family.sees == "mask":
-            torn = holes(Noise([settings.seed] * part, numbers), *found["pixels"].shape[2:])
-            found["beside"] = hidden(model.autoencoder, found.pop("pixels"), torn.to(device))
+        if self.family.sees == "mask":
+            torn = holes(Noise([self.settings.seed] * len(numbers), numbers), *found["pixels"].shape[2:])
+            found["beside"] = hidden(self.model.autoencoder, found.pop("pixels"), torn.to(self.device))
         return found
+
+
+def recipe(name: str, model: Model, settings: Tuning, objective: Denoising, subject: Subject | None = None) -> Recipe:
+    """The recipe of an objective with the settings' pictures."""
+    lessons = Lessons(model, settings, subject or Subject())
+    seen = lessons.examined() if settings.held else []
+
+    def watch(moment: Moment, averaged: Mapping[str, nn.Module], folder: Path) -> Mapping[str, float]:
+        return by_time(objective, seen)
 
     facts = config.to_data(settings)
     return Recipe(
         name,
         settings.seed,
         objective,
-        batch,
+        lessons.batch,
         Length(steps=settings.steps),
         {"unet": settings.optim},
         (settings.average,),
         batch_size=settings.batch,
         log_steps=max(1, min(50, settings.steps // 20)),
-        device=device,
+        watch=watch if seen else None,
+        watch_steps=settings.look or settings.steps,
+        device=lessons.device,
         dtype=settings.dtype,
-        facts={"settings": {key: value for key, value in facts.items() if key != "steps"}},
+        facts={"settings": {key: value for key, value in facts.items() if key not in FREE}},
     )
 
 

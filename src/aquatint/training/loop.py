@@ -169,9 +169,10 @@ def carried_out(run: Run, tell: Tell | None, stop: Stop) -> Mapping[str, nn.Modu
             tell(run, logs)
         if run.step % recipe.log_steps == 0:
             note(run, moment, logs)
-        if recipe.watch and run.spent - watched >= 60.0 * recipe.watch_minutes:
+        steps = recipe.watch_steps
+        if recipe.watch and (not run.step % steps if steps else run.spent - watched >= 60.0 * recipe.watch_minutes):
             watched = run.spent
-            look(run, moment)
+            look(run, run.moment)
         if run.spent - saved >= 60.0 * recipe.save_minutes:
             saved = run.spent
             run.save()
@@ -181,7 +182,7 @@ def carried_out(run: Run, tell: Tell | None, stop: Stop) -> Mapping[str, nn.Modu
             raise KeyboardInterrupt
         moment = run.moment
     run.save()
-    if recipe.watch:
+    if recipe.watch and not (recipe.watch_steps and run.step % recipe.watch_steps == 0):
         look(run, moment)
     return run.averaged()
 

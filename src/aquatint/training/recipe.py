@@ -86,7 +86,8 @@ class Recipe:
     device   where the players live; what `batch` gives is brought there
     dtype    "float32", or "bfloat16": nets compute in it by autocast, over weights, sums and losses in float32
     facts    JSON-able description of the run, written beside its results
-    watch    called as watch(moment, averaged players, folder) every `watch_minutes`: sheets, probes
+    watch    called as watch(moment, averaged players, folder) every `watch_steps`, or `watch_minutes` where that is 0,
+             and at the end: sheets, probes
     """
 
     name: str
@@ -100,6 +101,7 @@ class Recipe:
     log_steps: int = 50
     save_minutes: float = 5.0
     watch_minutes: float = 5.0
+    watch_steps: int = 0
     watch: Callable[[Moment, Mapping[str, nn.Module], Any], Mapping[str, float]] | None = None
     device: torch.device = field(default=torch.device("cpu"))
     dtype: str = "float32"

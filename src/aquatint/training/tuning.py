@@ -8,7 +8,7 @@ DreamBooth (Ruiz et al. 2023) is any of these with `words` that name a subject b
 its class, which every second sample shows, so that the class does not become the subject.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from aquatint.nets.grown import grow, player
 from aquatint.nets.unet import UNet
 from aquatint.training.data.examples import Hinter
 from aquatint.training.lesson import Model, Subject, Tuning, aim, check, recipe, teller, texts, tokenizers
-from aquatint.training.objectives.diffusion import Ask, Denoising, Tell
+from aquatint.training.objectives.diffusion import Ask, Denoising
 from aquatint.training.recipe import Batch, Optim, Recipe
 from aquatint.training.start import start
 
@@ -110,7 +110,7 @@ def lora(model: Model, settings: LoRA) -> Tuned:
     told = [growths[name].net if name in growths else text for name, text in texts(model).items()]
     net = growths["unet"].net
     assert isinstance(net, UNet)
-    objective = _objective(model, settings, player(growths), teller(told), unet=net)
+    objective = _objective(model, settings, player(growths), told, unet=net)
 
     def learned(players: Mapping[str, nn.Module]) -> Learned:
         changes = {net: players["unet"].get_submodule(net).children() for net in growths}
@@ -130,7 +130,7 @@ def inversion(model: Model, settings: Inversion) -> Tuned:
         first.append((known[ids] if ids else known).mean(dim=0).repeat(settings.vectors, 1))
     learner = nn.ParameterList(first)
     model.unet.requires_grad_(False)
-    objective = _objective(model, settings, learner, teller(list(encoders.values()), learner))
+    objective = _objective(model, settings, learner, list(encoders.values()), learner=learner)
 
     def learned(players: Mapping[str, nn.Module]) -> Learned:
         vectors = tuple(weight.detach().clone() for weight in players["unet"].parameters())
@@ -147,7 +147,7 @@ def full(model: Model, settings: Full) -> Tuned:
         text.requires_grad_(False)
     for net in nets.values():
         net.requires_grad_(True)
-    objective = _objective(model, settings, nn.ModuleDict(nets), teller(list(texts(model).values())))
+    objective = _objective(model, settings, nn.ModuleDict(nets), list(texts(model).values()))
 
     def learned(players: Mapping[str, nn.Module]) -> Learned:
         found = players["unet"].eval().requires_grad_(False)
@@ -173,7 +173,7 @@ def controlnet(
         hint = net.prepare(batch["hints"].float() / 255)
         return controlled(model.unet, [Control(net, hint)])(x, t, context, vector)
 
-    objective = _objective(model, settings, net, teller(list(texts(model).values())), ask=ask)
+    objective = _objective(model, settings, net, list(texts(model).values()), ask=ask)
 
     def learned(players: Mapping[str, nn.Module]) -> Learned:
         found = players["unet"].eval().requires_grad_(False)
@@ -202,9 +202,19 @@ def copied(model: Model, seed: int) -> ControlNet:
 
 
 def _objective(
-    model: Model, settings: Tuning, player: nn.Module, tell: Tell, *, unet: UNet | None = None, ask: Ask | None = None
+    model: Model,
+    settings: Tuning,
+    player: nn.Module,
+    encoders: Sequence[nn.Module],
+    *,
+    learner: nn.ParameterList | None = None,
+    unet: UNet | None = None,
+    ask: Ask | None = None,
 ) -> Denoising:
-    """The model's task with what learns in it."""
+    """The model's task with what learns in it, told by these text encoders (and a word's vectors)."""
     check(model.family)
-    schedule = NoiseSchedule(model.family.schedule)
-    return Denoising(unet or model.unet, model.text, schedule, aim(model, settings), player=player, tell=tell, ask=ask)
+    net, schedule, tell = unet or model.unet, NoiseSchedule(model.family.schedule), teller(encoders, learner)
+    if settings.compile:
+        net.compile()
+    again = (net, player, *encoders) if settings.recompute else ()
+    return Denoising(net, model.text, schedule, aim(model, settings), player=player, tell=tell, ask=ask, again=again)

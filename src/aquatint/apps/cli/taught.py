@@ -1,6 +1,7 @@
 """What `aquatint train` does with a model: settings, recipe, pictures before and after, and the learned file."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,11 +13,13 @@ from aquatint.base.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import nn
 
     from aquatint.pipelines.bundle import Bundle
     from aquatint.pipelines.given import Given
     from aquatint.training.data.examples import Hinter
     from aquatint.training.lesson import Tuning
+    from aquatint.training.recipe import Moment
     from aquatint.training.tuning import Learned, Tuned
 
 FORMATS = {
@@ -172,6 +175,27 @@ def painted(bundle: "Bundle", prompt: str, hints: "Sequence[Given]" = ()) -> "li
         request = Request(prompt, seeds=(seed,), controls=steers[seed % len(steers)] if steers else ())
         found += [step.picture.image for step in generate(bundle, request) if step.picture is not None]
     return found
+
+
+def watched(bundle: "Bundle", tuned: "Tuned", prompts: Sequence[str], hints: "Sequence[Given]", steps: int) -> "Tuned":
+    """The same, with the prompts painted after every so many steps, into sheets/STEP.jpg of the run's folder."""
+    if not 0 < steps <= 10_000_000:
+        raise UserError(f"--every {steps}.", "1 to 10,000,000 steps; 0: none.")
+    if not prompts:
+        raise UserError("--every, and nothing to paint.", "A --prompt.")
+    seen, own = tuned.recipe.watch, tuned.recipe.watch_steps
+
+    def watch(moment: "Moment", averaged: "Mapping[str, nn.Module]", folder: Path) -> Mapping[str, float]:
+        step, end = moment.step, tuned.recipe.length.steps
+        if step % steps == 0 or step == end:
+            able = taught(bundle, tuned.learned(averaged))
+            rows = [(f"{step} steps: {prompt}", painted(able, prompt, hints)) for prompt in prompts]
+            (folder / "sheets").mkdir(exist_ok=True)
+            sheet(rows, folder / "sheets" / f"{step:08d}.jpg", SHOWN)
+        return seen(moment, averaged, folder) if seen and (step % own == 0 or step == end) else {}
+
+    recipe = replace(tuned.recipe, watch=watch, watch_steps=math.gcd(steps, own) if seen else steps)
+    return tuned._replace(recipe=recipe)
 
 
 def keep(bundle: "Bundle", learned: "Learned", target: Path, format: str, metadata: dict[str, str]) -> None:

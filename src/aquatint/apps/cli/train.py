@@ -48,6 +48,7 @@ class Showing:
     prompt: Annotated[
         list[str] | None, Parameter(help="What is painted before and after, for sheet.jpg; several times.", negative="")
     ] = None
+    every: Annotated[int, Parameter(help="Paint the prompts after every so many steps too (0: at the end).")] = 0
     dry_run: Annotated[bool, Parameter(help="Print the settings and what would learn, and stop.", negative="")] = False
 
 
@@ -83,12 +84,14 @@ def train(
     bundle = taught.opened(source, device)
     settings = replace(settings, aim=replace(settings.aim, prediction=bundle.family.prediction))
     tuned = taught.recipe_of(kind, bundle, settings)
+    prompts, hints = showing.prompt or ([settings.words] if settings.words else []), taught.hints_of(settings)
+    if showing.every:
+        tuned = taught.watched(bundle, tuned, prompts, hints, showing.every)
     if showing.dry_run:
         print(json.dumps(taught.described(kind, settings, tuned), indent=2))
         return
     from aquatint.training.loop import train as run
 
-    prompts, hints = showing.prompt or ([settings.words] if settings.words else []), taught.hints_of(settings)
     before = [taught.painted(bundle, prompt) for prompt in prompts]
     with Bar(tuned.recipe.length.steps) as bar:
         learned = tuned.learned(run(tuned.recipe, showing.out, bar.tell))

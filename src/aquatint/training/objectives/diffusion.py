@@ -1,6 +1,6 @@
 """The U-Net's task: name the noise (Ho et al. 2020, eq. 14), in whichever way the family puts it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from aquatint.diffusion.schedule import Level, NoiseSchedule
 from aquatint.nets.text import EncodedText, TextEncoder
 from aquatint.nets.unet import UNet
 from aquatint.training.recipe import Batch, Loss, Moment
+from aquatint.training.recompute import recomputing
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Denoising:
     player   what moves instead, where it is only a part of the nets (adapters, word vectors); both nets stay then
     tell     how a batch is put into words for the net, if not by the text encoder from "ids" alone
     ask      how the net is asked, if not by itself (with a ControlNet beside it)
+    again    nets whose blocks are computed again on the way back, to save memory (training/recompute.py)
 
     A batch may also hold "beside" [b, k, h, w], what the net is shown behind the noisy latents (an inpainting net);
     "counts" [b], by which its samples count (prior preservation, Ruiz et al. 2023, eq. 2); and "mask" [b, 1, h, w], how
@@ -111,9 +113,10 @@ class Denoising:
         player: nn.Module | None = None,
         tell: Tell | None = None,
         ask: Ask | None = None,
+        again: Sequence[nn.Module] = (),
     ) -> None:
         self.unet, self.text, self.schedule, self.aim = unet, text, schedule, aim
-        self.tell, self.ask = tell or self._tell, ask or self._ask
+        self.tell, self.ask, self.again = tell or self._tell, ask or self._ask, tuple(again)
         self.learning = not frozen or player is not None
         if player is None:
             text.requires_grad_(not frozen)
@@ -157,13 +160,14 @@ class Denoising:
         shown: Float[Tensor, "b c h w"] | None = None,
     ) -> Float[Tensor, " b"]:
         """Mean error of each sample's prediction at its level, under its captions."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.learning):
-            said = self.tell(batch)
         prediction = PREDICTIONS[self.aim.prediction]
-        vector = said.pooled if self.unet.config.vector else None
         noisy = level.mix(latents, eps if shown is None else shown)
         seen = torch.cat([noisy, batch["beside"]], dim=1) if "beside" in batch else noisy
-        out = self.ask(batch, seen, torch.as_tensor(level.t).flatten(), said.tokens, vector)
+        with recomputing(*self.again):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.learning):
+                said = self.tell(batch)
+            vector = said.pooled if self.unet.config.vector else None
+            out = self.ask(batch, seen, torch.as_tensor(level.t).flatten(), said.tokens, vector)
         apart = out - prediction.target(latents, eps, level)
         if self.aim.huber:
             errors = 2.0 * nn.functional.huber_loss(
