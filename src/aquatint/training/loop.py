@@ -17,7 +17,7 @@ from aquatint.base import runtime
 from aquatint.base.errors import UserError
 from aquatint.base.noise import Noise
 from aquatint.base.runtime import DTYPES
-from aquatint.training import parallel
+from aquatint.training import account, parallel
 from aquatint.training.optim import Average, adamw, clip, rate
 from aquatint.training.recipe import Loss, Moment, Recipe
 from aquatint.training.state import load_state, locked, newest, parameters, save_state
@@ -144,7 +144,8 @@ Tell = Callable[["Run", Mapping[str, float]], None]
 def train(recipe: Recipe, folder: Path, tell: Tell | None = None) -> Mapping[str, nn.Module]:
     """Carry a recipe out in a folder, from its last checkpoint if it has one; returns the averaged players.
 
-    Writes step-*.safetensors (state), log.jsonl (a line every `log_steps`) and whatever the recipe's `watch` writes.
+    Writes run.json (account.py), step-*.safetensors (state), log.jsonl (a line every `log_steps`) and whatever the
+    recipe's `watch` writes.
     tell   is told of every step, in place of the lines that go to standard error otherwise
 
     SIGTERM and Ctrl-C let it finish its step and save; then it raises KeyboardInterrupt.
@@ -152,7 +153,10 @@ def train(recipe: Recipe, folder: Path, tell: Tell | None = None) -> Mapping[str
     runtime.keep_pages()
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) if parallel.join().rank == 0 else nullcontext(), Stop() as stop:
-        return carried_out(Run(recipe, folder), tell, stop)
+        run = Run(recipe, folder)
+        if run.share.rank == 0:
+            account.write(recipe, folder, run.share.world)
+        return carried_out(run, tell, stop)
 
 
 def carried_out(run: Run, tell: Tell | None, stop: Stop) -> Mapping[str, nn.Module]:

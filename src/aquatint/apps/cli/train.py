@@ -1,21 +1,18 @@
 """`aquatint train`: teach a model a subject, a style or a word from a few pictures."""
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from aquatint.apps.cli import taught
+from aquatint.apps.cli import recipes, taught
+from aquatint.apps.cli.bar import Bar
 from aquatint.apps.cli.generate import Source
 from aquatint.apps.cli.taught import FORMATS
 from aquatint.base.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from aquatint.training.loop import Run
 
 
 @Parameter(name="*")
@@ -38,9 +35,9 @@ class Lesson:
 class Showing:
     """What comes out."""
 
-    out: Annotated[Path, Parameter(help="The run's folder: checkpoints, log, and what was learned.")] = Path(
-        "runs/tuned"
-    )
+    out: Annotated[
+        Path | None, Parameter(help="The run's folder: checkpoints, log, what was learned (usual: runs/tuned).")
+    ] = None
     format: Annotated[
         str | None,
         Parameter(help="lora: kohya, diffusers; full: native, diffusers, compvis; controlnet: original, diffusers."),
@@ -53,7 +50,9 @@ class Showing:
 
 
 def train(
-    kind: Annotated[str, Parameter(help="lora, inversion (a word's vectors), full (the whole U-Net) or controlnet.")],
+    kind: Annotated[
+        str, Parameter(help="lora, inversion (a word's vectors), full (the U-Net), controlnet; or a recipe.py.")
+    ],
     /,
     *,
     lesson: Lesson | None = None,
@@ -65,18 +64,23 @@ def train(
     ] = None,
     device: Annotated[str, Parameter(help="auto, cpu, cuda, mps.")] = "auto",
 ) -> None:
-    """Teach a model from a folder of pictures. A run that was stopped goes on from its last checkpoint.
+    """Teach a model from a folder of pictures, or carry out a recipe. A stopped run goes on from its last checkpoint.
 
     The learned file goes into the run's folder, and beside it sheet.jpg: what the prompts gave before and after.
     """
-    showing = showing or Showing()
+    showing, lesson = showing or Showing(), lesson or Lesson()
+    if recipes.is_file(kind):
+        refuse(kind, {**vars(lesson), **vars(source or Source()), **vars(showing)})
+        recipes.run(kind, changes or [], showing.out, showing.dry_run)
+        return
     if kind not in FORMATS:
         raise unknown("kind of training", kind, FORMATS)
+    out = showing.out or Path("runs/tuned")
     format = showing.format or FORMATS[kind][0]
     if format not in FORMATS[kind]:
         raise unknown(f"format for {kind}", format, FORMATS[kind])
-    settings = taught.settings_of(kind, vars(lesson or Lesson()), changes or [])
-    target = taught.target_of(settings, format, showing.out)
+    settings = taught.settings_of(kind, vars(lesson), changes or [])
+    target = taught.target_of(settings, format, out)
     if target.exists() and not showing.dry_run:
         raise UserError(
             f'"{target}" is there already.', "A folder whose run is not finished, or none.", "Name another --out."
@@ -93,8 +97,8 @@ def train(
     from aquatint.training.loop import train as run
 
     before = [taught.painted(bundle, prompt) for prompt in prompts]
-    with Bar(tuned.recipe.length.steps) as bar:
-        learned = tuned.learned(run(tuned.recipe, showing.out, bar.tell))
+    with Bar() as bar:
+        learned = tuned.learned(run(tuned.recipe, out, bar.tell))
     able = taught.taught(bundle, learned)
     after = [taught.painted(able, prompt, hints) for prompt in prompts]
     taught.keep(bundle, learned, target, format, taught.metadata_of(settings))
@@ -102,40 +106,15 @@ def train(
         rows = [("shown", [hint.pixels for hint in hints])] if hints else []
         for prompt, *pair in zip(prompts, before, after, strict=True):
             rows += [(f"{when}: {prompt}", row) for when, row in zip(("before", "after"), pair, strict=True)]
-        print(taught.sheet(rows, showing.out / "sheet.jpg", columns=3 if hints else 6))
+        print(taught.sheet(rows, out / "sheet.jpg", columns=3 if hints else 6))
     print(target)
 
 
-class Bar:
-    """Progress on standard error, if that is a terminal: step, loss, samples a second, time left.
-
-    Elsewhere `tell` is None, and the loop writes its lines.
-    """
-
-    def __init__(self, steps: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[said]}"),
-            TimeRemainingColumn(),
+def refuse(file: str, said: Mapping[str, object]) -> None:
+    """UserError for options that say something of a folder of pictures, where a recipe says it all."""
+    usual = {**vars(Lesson()), **vars(Source()), **vars(Showing())}
+    own = ("out", "dry_run")
+    if odd := [name for name, value in said.items() if name not in own and value != usual[name]]:
+        raise UserError(
+            f"--{odd[0].replace('_', '-')} for the recipe {file}.", "--set, --out and --dry-run.", "Say it with --set."
         )
-        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self.task = self.progress.add_task("learning", total=steps, said="")
-        self.tell = self._tell if sys.stderr.isatty() else None
-
-    def __enter__(self) -> "Bar":
-        if self.tell is not None:
-            self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def _tell(self, run: "Run", logs: Mapping[str, float]) -> None:
-        loss = next((value for name, value in logs.items() if name.endswith("/loss")), float("nan"))
-        rate = run.step * run.recipe.batch_size / max(run.spent, 1e-9)
-        said = f"step {run.step}  loss {loss:.3f}  {rate:.3g} samples/s"
-        self.progress.update(self.task, completed=run.step, said=said)

@@ -1,0 +1,83 @@
+"""`aquatint train FILE.py`: a recipe of one's own, with settings that the command line may change."""
+
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aquatint.apps.cli.taught import changed
+from aquatint.base import config, files
+from aquatint.base.errors import UserError
+
+if TYPE_CHECKING:
+    from aquatint.training.recipe import Recipe
+
+FILE = re.compile(r"(.+\.py)(?::(\w+))?")
+TAKES = "A Python file with a function recipe(settings: Settings) -> Recipe, and the dataclass Settings."
+
+
+def is_file(name: str) -> bool:
+    """Whether this names a recipe's file, as recipes/unet.py or recipes/unet.py:small."""
+    return FILE.fullmatch(name) is not None
+
+
+def opened(name: str, changes: Sequence[str]) -> "tuple[Any, Recipe]":
+    """The settings, changed, and the recipe that the file's function makes of them. Runs the file, as Python would.
+
+    name   FILE.py for its `recipe`, FILE.py:FUNCTION for another function
+
+    UserError for a file that is not there or holds no such function, and for a setting that it has not.
+    """
+    match = FILE.fullmatch(name)
+    assert match is not None, "is_file was asked"
+    path, function = Path(match[1]), match[2] or "recipe"
+    module = _run(path)
+    maker = getattr(module, function, None)
+    if not callable(maker):
+        raise UserError(f'"{path}" has no function {function}.', TAKES)
+    kind = getattr(module, "Settings", None)
+    if not (isinstance(kind, type) and is_dataclass(kind)):
+        raise UserError(f'"{path}" has no dataclass Settings.', TAKES)
+    settings = config.override(kind(), changed(changes))
+    from aquatint.training.recipe import Recipe
+
+    made = maker(settings)
+    if not isinstance(made, Recipe):
+        raise UserError(f'{function} of "{path}" gave {type(made).__name__}.', "A Recipe.", TAKES)
+    return settings, made
+
+
+def run(name: str, changes: Sequence[str], out: Path | None, dry: bool) -> None:
+    """Carry a file's recipe out in a folder (runs/NAME if none is named), or print it resolved and stop."""
+    from aquatint.apps.cli.bar import Bar
+    from aquatint.training import account, parallel
+    from aquatint.training.loop import train
+
+    settings, recipe = opened(name, changes)
+    if dry:
+        resolved = account.described(recipe, parallel.join().world)
+        print(json.dumps({"file": name, "settings": config.to_data(settings)} | resolved, indent=2))
+        return
+    folder = out or Path("runs") / recipe.name
+    with Bar() as bar:
+        train(recipe, folder, bar.tell)
+    if parallel.share().rank == 0:
+        print(folder)
+
+
+def _run(path: Path) -> Any:
+    with files.telling(path, "read"):
+        if not path.is_file():
+            raise UserError(f'There is no file "{path}".', TAKES)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their annotations up there
+    sys.path.insert(0, str(path.parent.resolve()))
+    spec.loader.exec_module(module)
+    return module
