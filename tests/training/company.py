@@ -4,12 +4,9 @@
 `--harm KILL:sum:1:3` sends that signal to rank 1 at step 3 when it reaches that point.
 """
 
-import hashlib
 import multiprocessing
 import os
-import signal
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +17,9 @@ from tests.training.test_alignment import recipe as pairs
 from tests.training.test_loop import tiny
 from tests.training.test_reconstruction import pictures
 
-from aquatint.training import loop, parallel, state
+from aquatint.training import parallel, state
 from aquatint.training.loop import Run
-from aquatint.training.recipe import Batch, Moment, Recipe, Share
+from aquatint.training.recipe import Recipe
 
 MAKERS: dict[str, Callable[[int], Recipe]] = {"latents": tiny, "pairs": pairs, "pictures": pictures}
 
