@@ -1,6 +1,7 @@
 """The training loop. It does not know what it trains: players, losses and data come from the recipe."""
 
 import copy
+import functools
 import itertools
 import json
 import math
@@ -8,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from aquatint.training.optim import Average, adamw, clip, rate, trained
 from aquatint.training.parts import Found, Parts, Ways, own_parts
 from aquatint.training.recipe import Answer, Batch, Every, Loss, Losses, Moment, Recipe, Share
 from aquatint.training.sharding import own, shard, split, whole
-from aquatint.training.state import collected, load_state, locked, newest, parameters, save_state
+from aquatint.training.spread import newest_pieces, save_pieces
+from aquatint.training.state import collected, held, load_state, locked, newest, parameters, save_state
 from aquatint.training.stop import Stop
 
 PATIENCE = 3  # steps in a row without a finite loss and gradient before a run gives up
@@ -49,16 +50,24 @@ class Run:
         self.weights = {name: list(itertools.chain(*trained(player))) for name, player in self.players.items()}
         self.ways = Ways(self.advance, self.weights.__getitem__, self.differentiate, self.split)
         self.step, self.spent, self.stumbles, self.quiet = 0, 0.0, 0, False
-        if saved := newest(folder, lambda text: say(self, text, trouble=True)):
+        if saved := self.found():
             facts, tensors = saved
             check_same(recipe, folder, facts)
             load_state(tensors, self.players, self.averages, self.optimisers)
             self.step, self.spent = facts["step"], facts["spent"]
-        if not parallel.same(f"step {self.step} of {recipe.name}"):
+        if len(set(parallel.told(f"{recipe.name} {self.step}"))) > 1:
             raise UserError(
                 f'The processes of this run find different checkpoints in "{folder}".',
                 "One folder that all machines share.",
             )
+
+    def found(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor]] | None:
+        """The newest checkpoint of the folder, be it one file or in pieces; damaged ones are told of."""
+        tell = functools.partial(say, self, trouble=True)
+        one, several = newest(self.folder, tell), newest_pieces(self.folder, tell, self.share)
+        if several is None or (one is not None and one[0]["step"] > several.facts["step"]):
+            return one
+        return several.facts, several
 
     @property
     def moment(self) -> Moment:
@@ -82,7 +91,7 @@ class Run:
         first = moment.step * recipe.batch_size + part.rank * own
         noise = Noise([recipe.seed] * own, range(first, first + own))
 
-        @cache
+        @functools.cache
         def batch() -> Batch:
             given = recipe.batch(moment, part).items()
             return {key: value.to(recipe.device) if isinstance(value, Tensor) else value for key, value in given}
@@ -148,10 +157,12 @@ class Run:
             )
 
     def save(self) -> None:
-        """Write the state (the first process does; sharded weights are gathered from all)."""
-        if self.share.rank == 0:
-            kept = {"parts": self.recipe.parts} if self.recipe.parts > 1 else {}
-            facts = {"recipe": self.recipe.name, "step": self.step, "spent": self.spent, **kept, **self.recipe.facts}
+        """Write the state: the first process does, with what it gathers from the others; or each its piece."""
+        parts = {"parts": self.recipe.parts} if self.recipe.parts > 1 else {}
+        facts = {"recipe": self.recipe.name, "step": self.step, "spent": self.spent, **parts, **self.recipe.facts}
+        if self.sharded and self.recipe.spread:
+            save_pieces(self.folder, facts, held(self.players, self.averages, self.optimisers), self.share)
+        elif self.share.rank == 0:
             save_state(self.folder, facts, self.players, self.averages, self.optimisers)
         elif self.sharded:
             collected(self.players, self.averages, self.optimisers, kept=False)
@@ -166,7 +177,7 @@ class Run:
             average = max(self.averages[name], key=lambda average: average.decay)
             copies[name] = self.whole[name].to_empty(device=self.recipe.device) if self.sharded else player
             copies[name] = copy.deepcopy(copies[name]).eval()
-            copies[name].load_state_dict({key: whole(value) for key, value in average.shadow.items()})
+            copies[name].load_state_dict({key: whole(value, value) for key, value in average.shadow.items()})
         return copies
 
 

@@ -1,11 +1,12 @@
 """How weights move: AdamW over sensible groups, the learning rate's curve, and running averages of the weights."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from aquatint.base.errors import UserError
 from aquatint.training import parallel
 from aquatint.training.recipe import Moment, Optim
 from aquatint.training.sharding import like, own
@@ -77,7 +78,11 @@ class Average:
         shadows, weights = ([own(tensors[name]) for name in floats] for tensors in (self.shadow, current))
         torch._foreach_lerp_(shadows, weights, 1.0 - decay)
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from saved averages."""
-        for name, value in self.shadow.items():
-            value.copy_(like(tensors[name], value))
+    def load(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Go on from saved averages, which are of the same names."""
+        left = set(self.shadow)
+        for name, value in tensors:
+            self.shadow[name].copy_(like(value, self.shadow[name]))
+            left.discard(name)
+        if left:
+            raise UserError(f"The checkpoint holds no average of decay {self.decay:g}.", "One of a run with the same.")

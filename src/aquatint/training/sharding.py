@@ -56,9 +56,14 @@ def own(tensor: Tensor) -> Tensor:
         return tensor.to_local()
 
 
-def whole(tensor: Tensor, pattern: Tensor | None = None) -> Tensor:
-    """All rows. All processes ask for them at once. pattern: the sharded tensor whose rows these are, if not itself."""
-    if isinstance(pattern, DTensor) and tensor.shape == own(pattern).shape:
+def cut(tensor: Tensor, pattern: Tensor) -> bool:
+    """Whether it is some rows of many: a sharded tensor, or what an optimiser holds for our rows of one."""
+    return split(tensor) or (split(pattern) and tensor.shape == own(pattern).shape)
+
+
+def whole(tensor: Tensor, pattern: Tensor) -> Tensor:
+    """All rows, where there are others; all processes ask for them at once. pattern: the weight that it belongs to."""
+    if isinstance(pattern, DTensor) and not split(tensor) and cut(tensor, pattern):
         tensor = DTensor.from_local(
             tensor, pattern.device_mesh, pattern.placements, shape=pattern.shape, stride=pattern.stride()
         )

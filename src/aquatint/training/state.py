@@ -103,15 +103,14 @@ def load_state(
     """Put a saved state's tensors back into freshly built parts, to the bit."""
     for name, player in players.items():
         current = player.state_dict()
-        loaded = part(tensors, f"{name}/weights/").items()
-        player.load_state_dict({key: like(value, current.get(key, value)) for key, value in loaded})
+        player.load_state_dict({k: like(v, current.get(k, v)) for k, v in under(tensors, f"{name}/weights/")})
         for average in averages[name]:
-            average.load(part(tensors, f"{name}/average/{average.decay}/"))
+            average.load(under(tensors, f"{name}/average/{average.decay}/"))
         learning = itertools.chain(*trained(player))
         for index, (weight, rows) in enumerate(zip(learning, parameters(optimisers[name]), strict=True)):
-            state = part(tensors, f"{name}/optimiser/{index}/").items()
             optimisers[name].state[rows] = {
-                key: value if key == "step" else own(like(value, weight)).to(rows.device) for key, value in state
+                key: value if key == "step" else own(like(value, weight)).to(rows.device)
+                for key, value in under(tensors, f"{name}/optimiser/{index}/")
             }
 
 
@@ -183,9 +182,14 @@ def averaged(folder: Path, player: str) -> dict[str, Tensor]:
     return part(tensors, f"{player}/average/{max(decays, key=float)}/")
 
 
+def under(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors under a prefix, with their names without it, one after the other."""
+    return ((key.removeprefix(prefix), tensors[key]) for key in tensors if key.startswith(prefix))
+
+
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors under a prefix, without it."""
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return dict(under(tensors, prefix))
 
 
 def checkpoints(folder: Path) -> list[Path]:
