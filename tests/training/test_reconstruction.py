@@ -10,8 +10,8 @@ from aquatint.families import TINY
 from aquatint.nets.autoencoder import Autoencoder, Posterior
 from aquatint.nets.critics import CriticConfig, PatchCritic, Perception, edges, hinge
 from aquatint.nets.text import ImageConfig, ImageTower
-from aquatint.training.objectives.autoencoder import Reconstruction, Weights, adaptive, calm, settle
-from aquatint.training.recipe import Moment
+from aquatint.training.objectives.autoencoder import Reconstruction, Weights, adaptive, calm, pulls, settle
+from aquatint.training.recipe import Batch, Length, Moment, Optim, Recipe, Share, alone
 from aquatint.training.start import start
 
 LATE, EARLY = Moment(100, 1.0), Moment(0, 0.0)
@@ -27,11 +27,23 @@ def parts(weights: Weights) -> tuple[Reconstruction, torch.Tensor, Noise]:
     return Reconstruction(net, critic, weights, perception, 32), noise.normal((3, 32, 32)).clamp(-1, 1), noise
 
 
+def pictures(steps: int) -> Recipe:
+    """Four fixed pictures; the critic plays in the second half."""
+    objective, _, _ = parts(Weights(perception=0.3, kl=1e-3, critic=0.7, start=0.5))
+    shown = Noise([8] * 4, range(4)).normal((3, 32, 32)).clamp(-1, 1)
+
+    def batch(moment: Moment, share: Share) -> Batch:
+        return {"pixels": shown[share.rank * 4 // share.world : (share.rank + 1) * 4 // share.world]}
+
+    optim = {name: Optim(lr=1e-3, warmup=1, eps=1e-4) for name in objective.players}
+    return Recipe("pictures", 5, objective, batch, Length(steps=steps), optim, (0.9,), batch_size=4, log_steps=1)
+
+
 def test_both_players_gradients_are_those_written_by_hand() -> None:
     weights = Weights(pixels=1.0, edges=0.5, perception=0.3, kl=1e-3, critic=0.7, start=0.5)
     objective, pixels, noise = parts(weights)
     net, critic = objective.autoencoder, objective.critic
-    generator = iter(objective.losses({"pixels": pixels}, LATE, noise))
+    generator = alone(objective.losses({"pixels": pixels}, LATE, noise))
     ours = torch.autograd.grad(next(generator).value, list(net.parameters()))
     critics = torch.autograd.grad(next(generator).value, list(critic.parameters()))
 
@@ -69,8 +81,11 @@ def test_perception_reaches_the_pictures_and_never_the_tower() -> None:
 
 def test_the_critic_waits_for_its_start() -> None:
     objective, pixels, noise = parts(Weights(start=0.5))
-    assert [loss.player for loss in objective.losses({"pixels": pixels}, EARLY, noise)] == ["autoencoder"]
-    assert [loss.player for loss in objective.losses({"pixels": pixels}, LATE, noise)] == ["autoencoder", "critic"]
+    assert [loss.player for loss in alone(objective.losses({"pixels": pixels}, EARLY, noise))] == ["autoencoder"]
+    assert [loss.player for loss in alone(objective.losses({"pixels": pixels}, LATE, noise))] == [
+        "autoencoder",
+        "critic",
+    ]
 
 
 def test_hinge_is_zero_for_a_sure_and_right_critic() -> None:
@@ -88,7 +103,7 @@ def test_kl_is_zero_only_for_the_standard_normal() -> None:
 
 def test_adaptive_weight_balances_the_pulls() -> None:
     last = torch.ones(1, 1, 1, 1, requires_grad=True)
-    assert abs(adaptive((6.0 * last).sum(), (2.0 * last).sum(), last).item() - 3.0) < 1e-3
+    assert abs(adaptive(*pulls((6.0 * last).sum(), (2.0 * last).sum(), last)).item() - 3.0) < 1e-3
 
 
 def test_a_calm_start_passes_a_picture_through_the_resizes() -> None:

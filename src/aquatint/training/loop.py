@@ -1,12 +1,14 @@
 """The training loop. It does not know what it trains: players, losses and data come from the recipe."""
 
 import copy
+import functools
+import itertools
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from aquatint.base import runtime
-from aquatint.base.errors import UserError
+from aquatint.base.errors import UserError, unknown
 from aquatint.base.noise import Noise
 from aquatint.base.runtime import DTYPES
 from aquatint.training import account, parallel
-from aquatint.training.optim import Average, adamw, clip, rate
-from aquatint.training.recipe import Loss, Moment, Recipe
-from aquatint.training.state import load_state, locked, newest, parameters, save_state
+from aquatint.training.optim import Average, adamw, clip, rate, trained
+from aquatint.training.parts import Found, Parts, Ways, own_parts
+from aquatint.training.recipe import Answer, Batch, Every, Loss, Losses, Moment, Recipe, Share
+from aquatint.training.sharding import own, shard, split, whole
+from aquatint.training.spread import newest_pieces, save_pieces
+from aquatint.training.state import collected, held, load_state, locked, newest, parameters, save_state
 from aquatint.training.stop import Stop
 
 PATIENCE = 3  # steps in a row without a finite loss and gradient before a run gives up
@@ -31,21 +36,38 @@ class Run:
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder, self.share = recipe, folder, parallel.join()
-        if recipe.batch_size % self.share.world:
-            raise UserError(
-                f"A batch of {recipe.batch_size} for {self.share.world} processes.", "A multiple of their number."
-            )
+        self.parts = own_parts(recipe, self.share)
         self.players = dict(recipe.objective.players)
         for player in self.players.values():
             parallel.from_first_(player.to(recipe.device))
+        self.sharded = checked(recipe) and self.share.world > 1
+        self.whole = {name: copy.deepcopy(p).to("meta") for name, p in self.players.items()} if self.sharded else {}
+        if self.sharded:
+            for player in self.players.values():
+                shard(player, recipe.device)
         self.averages = {name: [Average(p, decay) for decay in recipe.averages] for name, p in self.players.items()}
         self.optimisers = {name: adamw(player, recipe.optim[name]) for name, player in self.players.items()}
+        self.weights = {name: list(itertools.chain(*trained(player))) for name, player in self.players.items()}
+        self.ways = Ways(self.advance, self.weights.__getitem__, self.differentiate, self.split)
         self.step, self.spent, self.stumbles, self.quiet = 0, 0.0, 0, False
-        if saved := newest(folder, lambda text: say(self, text, trouble=True)):
+        if saved := self.found():
             facts, tensors = saved
             check_same(recipe, folder, facts)
             load_state(tensors, self.players, self.averages, self.optimisers)
             self.step, self.spent = facts["step"], facts["spent"]
+        if len(set(parallel.told(f"{recipe.name} {self.step}"))) > 1:
+            raise UserError(
+                f'The processes of this run find different checkpoints in "{folder}".',
+                "One folder that all machines share.",
+            )
+
+    def found(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor]] | None:
+        """The newest checkpoint of the folder, be it one file or in pieces; damaged ones are told of."""
+        tell = functools.partial(say, self, trouble=True)
+        one, several = newest(self.folder, tell), newest_pieces(self.folder, tell, self.share)
+        if several is None or (one is not None and one[0]["step"] > several.facts["step"]):
+            return one
+        return several.facts, several
 
     @property
     def moment(self) -> Moment:
@@ -56,54 +78,76 @@ class Run:
 
     def take_step(self, moment: Moment) -> dict[str, float]:
         """One batch: every player of the objective moves once, on its own gradient. Returns what there is to log."""
-        recipe, share = self.recipe, self.share
-        own = recipe.batch_size // share.world
-        first = moment.step * recipe.batch_size + share.rank * own
-        noise = Noise([recipe.seed] * own, range(first, first + own))
-        given = recipe.batch(moment, share).items()
-        batch = {key: value.to(recipe.device) if isinstance(value, Tensor) else value for key, value in given}
-        losses = recipe.objective.losses(batch, moment, noise)
+        begin = [self.begun(part, moment) for part in self.parts]
         logs: dict[str, float] = {}
-        while loss := self.computed(losses):
-            logs |= {f"{loss.player}/{key}": value for key, value in self.move(loss, moment).items()}
+        for found in Parts(begin, self.ways, self.share, fixed=self.recipe.parts > 1):
+            logs |= {f"{found.player}/{key}": value for key, value in self.move(found, moment).items()}
         self.step += 1
         return logs
 
-    def computed(self, losses: Iterator[Loss]) -> Loss | None:
-        """The next loss, its nets computing in the recipe's number format; None when all players have moved."""
-        dtype = DTYPES[self.recipe.dtype]
-        with torch.autocast(self.recipe.device.type, dtype, enabled=dtype != torch.float32):
-            return next(losses, None)
+    def begun(self, part: Share, moment: Moment) -> Callable[[], Losses]:
+        """What starts the losses of a part of this step's batch, as often as it is called."""
+        recipe, own = self.recipe, self.recipe.batch_size // part.world
+        first = moment.step * recipe.batch_size + part.rank * own
+        noise = Noise([recipe.seed] * own, range(first, first + own))
 
-    def move(self, loss: Loss, moment: Moment) -> dict[str, float]:
-        """Step one player down its loss. The gradient is taken with respect to its weights alone, so nothing leaks."""
-        optimiser, settings = self.optimisers[loss.player], self.recipe.optim[loss.player]
-        weights = parameters(optimiser)
-        found = torch.autograd.grad(loss.value, weights, allow_unused=True)
-        gradients = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
-        parallel.mean_(gradients)
-        norm = clip(gradients, settings.clip).item()
+        @functools.cache
+        def batch() -> Batch:
+            given = recipe.batch(moment, part).items()
+            return {key: value.to(recipe.device) if isinstance(value, Tensor) else value for key, value in given}
+
+        return lambda: recipe.objective.losses(batch(), moment, noise)
+
+    def advance(self, losses: Losses, answer: Answer | None) -> Loss | Every | None:
+        """What an objective says next, its nets computing in the recipe's number format; None at its end."""
+        dtype = DTYPES[self.recipe.dtype]
+        with torch.autocast(self.recipe.device.type, dtype, enabled=dtype != torch.float32), suppress(StopIteration):
+            return losses.send(answer)
+        return None
+
+    def differentiate(self, value: Tensor, by: Sequence[Tensor]) -> list[Tensor]:
+        """The gradient with respect to some tensors and to nothing else, so that no player leaks into another.
+
+        Sharded weights are handed over only in `backward` (docs/decisions/008); of each we get the rows that are here.
+        """
+        if not self.sharded:
+            found = torch.autograd.grad(value, by, allow_unused=True)
+            return [torch.zeros_like(t) if g is None else g for t, g in zip(by, found, strict=True)]
+        value.backward()
+        gradients = [torch.zeros_like(own(t)) if t.grad is None else own(t.grad) for t in by]
+        for tensor in by:
+            tensor.grad = None
+        return gradients
+
+    def split(self, player: str) -> list[bool]:
+        """For each weight of a player, whether its rows are spread over the processes."""
+        return [split(weight) for weight in self.weights[player]]
+
+    def move(self, found: Found, moment: Moment) -> dict[str, float]:
+        """Step one player along its gradient."""
+        optimiser, settings = self.optimisers[found.player], self.recipe.optim[found.player]
+        norm = clip(found.gradients, settings.clip, self.split(found.player)).item()
         if not math.isfinite(norm):
-            self.stumble(loss, moment)
+            self.stumble(found, moment)
             return {"skipped": 1.0}
         self.stumbles = 0
         speed = rate(settings, moment)
         for group in optimiser.param_groups:
             group["lr"] = speed
-        for weight, gradient in zip(weights, gradients, strict=True):
+        for weight, gradient in zip(parameters(optimiser), found.gradients, strict=True):
             weight.grad = gradient
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        for average in self.averages[loss.player]:
-            average.update(self.players[loss.player], moment.step)
-        return {**loss.logs, "norm": norm, "lr": speed}
+        for average in self.averages[found.player]:
+            average.update(self.players[found.player], moment.step)
+        return {**found.logs, "norm": norm, "lr": speed}
 
-    def stumble(self, loss: Loss, moment: Moment) -> None:
+    def stumble(self, found: Found, moment: Moment) -> None:
         """A loss or gradient that is not finite: skip the step, name its samples, and give up at the third in a row."""
         self.stumbles += 1
         size = self.recipe.batch_size
         samples = f"samples {moment.step * size} to {(moment.step + 1) * size - 1}"
-        what = f"{loss.player}'s loss {loss.value.item()} or gradient is not finite"
+        what = f"{found.player}'s loss or gradient is not finite ({dict(found.logs)})"
         say(self, f"step {moment.step}: {what}; {samples}", trouble=True)
         if self.stumbles >= PATIENCE:
             raise UserError(
@@ -113,24 +157,48 @@ class Run:
             )
 
     def save(self) -> None:
-        """Write the state (the first process does)."""
-        if self.share.rank == 0:
-            facts = {"recipe": self.recipe.name, "step": self.step, "spent": self.spent, **self.recipe.facts}
+        """Write the state: the first process does, with what it gathers from the others; or each its piece."""
+        parts = {"parts": self.recipe.parts} if self.recipe.parts > 1 else {}
+        facts = {"recipe": self.recipe.name, "step": self.step, "spent": self.spent, **parts, **self.recipe.facts}
+        if self.sharded and self.recipe.spread:
+            save_pieces(self.folder, facts, held(self.players, self.averages, self.optimisers), self.share)
+        elif self.share.rank == 0:
             save_state(self.folder, facts, self.players, self.averages, self.optimisers)
+        elif self.sharded:
+            collected(self.players, self.averages, self.optimisers, kept=False)
 
     def averaged(self) -> dict[str, nn.Module]:
-        """Copies of the players that carry their longest averages: what one paints and judges with."""
-        copies = {name: copy.deepcopy(player).eval() for name, player in self.players.items()}
-        for name, module in copies.items():
-            module.load_state_dict(max(self.averages[name], key=lambda average: average.decay).shadow)
+        """Copies of the players that carry their longest averages: what one paints and judges with.
+
+        Where weights are sharded, all processes ask for them at once.
+        """
+        copies = {}
+        for name, player in self.players.items():
+            average = max(self.averages[name], key=lambda average: average.decay)
+            copies[name] = self.whole[name].to_empty(device=self.recipe.device) if self.sharded else player
+            copies[name] = copy.deepcopy(copies[name]).eval()
+            copies[name].load_state_dict({key: whole(value, value) for key, value in average.shadow.items()})
         return copies
+
+
+def checked(recipe: Recipe) -> bool:
+    """Whether the recipe wants its weights sharded; UserError where that cannot be."""
+    if recipe.sharding not in ("none", "full"):
+        raise unknown("sharding", recipe.sharding, ("none", "full"))
+    if recipe.sharding == "full" and len(recipe.objective.players) > 1:
+        raise UserError(
+            f"{recipe.name} has {len(recipe.objective.players)} players.",
+            "One, where weights are sharded (docs/decisions/008).",
+            'Use sharding="none".',
+        )
+    return recipe.sharding == "full"
 
 
 def check_same(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> None:
     """UserError where a folder's checkpoint is another recipe's, or one with other settings."""
-    ours = {"recipe": recipe.name, **json.loads(json.dumps(dict(recipe.facts)))}
+    ours = {"recipe": recipe.name, "parts": recipe.parts, **json.loads(json.dumps(dict(recipe.facts)))}
     for key, value in ours.items():
-        if facts.get(key) != value:
+        if ({"parts": 1} | dict(facts)).get(key) != value:
             raise UserError(
                 f'"{folder}" holds a run of the recipe "{facts.get("recipe")}" with another {key}.',
                 "A folder of the same run, which then goes on, or an empty one.",
@@ -169,6 +237,7 @@ def carried_out(run: Run, tell: Tell | None, stop: Stop) -> Mapping[str, nn.Modu
         began = time.monotonic()
         logs = run.take_step(moment)
         run.spent += time.monotonic() - began
+        run.spent = parallel.agreed(run.spent) if run.sharded else run.spent  # when to save and look, all must agree
         if tell is not None and run.share.rank == 0:
             tell(run, logs)
         if run.step % recipe.log_steps == 0:
@@ -193,8 +262,10 @@ def carried_out(run: Run, tell: Tell | None, stop: Stop) -> Mapping[str, nn.Modu
 
 def look(run: Run, moment: Moment) -> None:
     """Let the recipe look at the averaged players (the first process does) and log what it finds."""
-    if run.share.rank == 0 and run.recipe.watch:
-        note(run, moment, run.recipe.watch(moment, run.averaged(), run.folder))
+    if run.recipe.watch and (run.sharded or run.share.rank == 0):
+        players = run.averaged()
+        if run.share.rank == 0:
+            note(run, moment, run.recipe.watch(moment, players, run.folder))
 
 
 def note(run: Run, moment: Moment, logs: Mapping[str, float]) -> None:

@@ -1,24 +1,35 @@
 """How weights move: AdamW over sensible groups, the learning rate's curve, and running averages of the weights."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from aquatint.base.errors import UserError
+from aquatint.training import parallel
 from aquatint.training.recipe import Moment, Optim
+from aquatint.training.sharding import like, own
 
 
 def adamw(module: nn.Module, settings: Optim) -> torch.optim.AdamW:
-    """AdamW over the module's trainable weights; weight decay on those with two dimensions or more only."""
-    trained = [p for p in module.parameters() if p.requires_grad]
+    """AdamW over the module's trainable weights; weight decay on those with two dimensions or more only.
+
+    Of sharded weights it moves the rows that are here.
+    """
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [own(weight) for weight in weights], "weight_decay": decay}
+        for weights, decay in zip(trained(module), (settings.decay, 0.0), strict=True)
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=settings.lr, betas=settings.betas, eps=settings.eps
     )
+
+
+def trained(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """The module's trainable weights: those with two dimensions or more, then the others. An optimiser's order."""
+    found = [weight for weight in module.parameters() if weight.requires_grad]
+    return [weight for weight in found if weight.ndim >= 2], [weight for weight in found if weight.ndim < 2]
 
 
 def rate(settings: Optim, moment: Moment) -> float:
@@ -29,10 +40,20 @@ def rate(settings: Optim, moment: Moment) -> float:
     return settings.lr * warm * fall
 
 
-def clip(gradients: Iterable[Tensor], limit: float) -> Tensor:
-    """Scale gradients in place to a global norm of at most `limit` (0: leave them); gives the norm before."""
+def clip(gradients: Iterable[Tensor], limit: float, sharded: Sequence[bool] = ()) -> Tensor:
+    """Scale gradients in place to a global norm of at most `limit` (0: leave them); gives the norm before.
+
+    sharded   which of them are our rows only, of what has others elsewhere
+    """
     gradients = list(gradients)
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    lengths = torch.stack(torch._foreach_norm(gradients))
+    if any(sharded):
+        squares, here = lengths.square(), torch.tensor(sharded, device=lengths.device)
+        rows = squares[here].sum()
+        parallel.add_([rows])
+        norm = (rows + squares[~here].sum()).sqrt()
+    else:
+        norm = torch.linalg.vector_norm(lengths)
     if limit:
         torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
     return norm
@@ -54,9 +75,14 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         current = module.state_dict()
         floats = [name for name, value in self.shadow.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.shadow[name] for name in floats], [current[name] for name in floats], 1.0 - decay)
+        shadows, weights = ([own(tensors[name]) for name in floats] for tensors in (self.shadow, current))
+        torch._foreach_lerp_(shadows, weights, 1.0 - decay)
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from saved averages."""
-        for name, value in self.shadow.items():
-            value.copy_(tensors[name])
+    def load(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Go on from saved averages, which are of the same names."""
+        left = set(self.shadow)
+        for name, value in tensors:
+            self.shadow[name].copy_(like(value, self.shadow[name]))
+            left.discard(name)
+        if left:
+            raise UserError(f"The checkpoint holds no average of decay {self.decay:g}.", "One of a run with the same.")

@@ -1,6 +1,6 @@
 """What a training run is: an objective, its data, and how long; said by a Python function in recipes/."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -34,12 +34,36 @@ class Loss(NamedTuple):
     logs: Mapping[str, float]
 
 
+class Every(NamedTuple):
+    """What an objective may ask before its first loss: rows of which each part of the batch needs all others'.
+
+    It is answered by an Answer. A batch is in parts where several processes share it, or where a recipe says so.
+    """
+
+    rows: tuple[Tensor, ...]
+
+
+class Answer(NamedTuple):
+    """The rows of all parts [n, ...], in the order of the samples, and which of them are ours.
+
+    Gradients flow back through them to the parts that they came from: an objective that takes its own rows from here
+    as well asks for the least work.
+    """
+
+    rows: tuple[Tensor, ...]
+    own: slice
+
+
+Losses = Generator[Loss | Every, Answer | None, None]
+
+
 @runtime_checkable
 class Objective(Protocol):
     """What is trained and what for.
 
     `losses` yields one loss after another; the loop steps its player before it asks for the next, so that a critic
     judges what the generator has just become. A player's gradient comes from its own losses and from nothing else.
+    A loss is a mean over samples; what couples these otherwise is asked for by `Every`, for a batch may come in parts.
     """
 
     @property
@@ -47,9 +71,27 @@ class Objective(Protocol):
         """Name -> module, of all that move."""
         ...
 
-    def losses(self, batch: Batch, moment: Moment, noise: Noise) -> Iterator[Loss]:
-        """The losses of one batch, in the order in which their players move."""
+    def losses(self, batch: Batch, moment: Moment, noise: Noise) -> Losses:
+        """The losses of one batch (or part of it), in the order in which their players move.
+
+        The same numbers for the same arguments and weights: it may be begun again for want of memory.
+        """
         ...
+
+
+def alone(losses: Losses) -> Iterator[Loss]:
+    """The losses of a batch that is whole: what it asks of every part is answered by its own rows."""
+    answer: Answer | None = None
+    while True:
+        try:
+            said = losses.send(answer)
+        except StopIteration:
+            return
+        if isinstance(said, Every):
+            answer = Answer(said.rows, slice(0, len(said.rows[0])))
+        else:
+            answer = None
+            yield said
 
 
 @dataclass(frozen=True)
@@ -86,6 +128,11 @@ class Recipe:
     device   where the players live; what `batch` gives is brought there
     dtype    "float32", or "bfloat16": nets compute in it by autocast, over weights, sums and losses in float32
     facts    JSON-able description of the run, written beside its results
+    parts    into how many equal parts a batch is cut, which each process computes one after the other: memory for one
+             part's activations. 1: a part a process. From 2 on the parts' gradients are added in an order that does not
+             depend on the processes, so that 1, 2, 4 ... of them give the same bits (docs/scaling.md)
+    sharding "none", or "full": weights, gradients, averages and the optimiser's numbers are spread over the processes
+    spread   with sharding: each process writes its own piece of a checkpoint, and no process ever holds all of it
     watch    called as watch(moment, averaged players, folder) every `watch_steps`, or `watch_minutes` where that is 0,
              and at the end: sheets, probes
     """
@@ -106,3 +153,6 @@ class Recipe:
     device: torch.device = field(default=torch.device("cpu"))
     dtype: str = "float32"
     facts: Mapping[str, Any] = field(default_factory=dict)
+    parts: int = 1
+    sharding: str = "none"
+    spread: bool = False

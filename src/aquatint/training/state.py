@@ -5,7 +5,9 @@ one before it is, and the user is told.
 """
 
 import hashlib
+import itertools
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 
 from aquatint.base import files
 from aquatint.base.errors import UserError
-from aquatint.training.optim import Average
+from aquatint.training.optim import Average, trained
+from aquatint.training.sharding import like, own, whole
 
 try:
     import fcntl
@@ -44,21 +47,51 @@ def save_state(
     optimisers: Mapping[str, torch.optim.Optimizer],
 ) -> Path:
     """Write `folder/step-NNNNNNNN.safetensors`; returns its path. `facts` (JSON) ride in the header."""
-    tensors: dict[str, Tensor] = {}
-    for name, player in players.items():
-        tensors |= {f"{name}/weights/{key}": value.detach() for key, value in player.state_dict().items()}
-        for average in averages[name]:
-            tensors |= {f"{name}/average/{average.decay}/{key}": value for key, value in average.shadow.items()}
-        for index, parameter in enumerate(parameters(optimisers[name])):
-            for key, value in optimisers[name].state.get(parameter, {}).items():
-                tensors[f"{name}/optimiser/{index}/{key}"] = value
+    tensors = collected(players, averages, optimisers)
     path = folder / f"step-{facts['step']:08d}.safetensors"
-    tensors, text = {key: value.contiguous().cpu() for key, value in tensors.items()}, json.dumps(facts)
+    text = json.dumps(facts)
     files.write(path, save(tensors, {"state": text, "digest": digest_of(text, tensors)}))
     read(path)
     for old in checkpoints(folder)[:-KEPT]:
         old.unlink()
     return path
+
+
+def collected(
+    players: Mapping[str, nn.Module],
+    averages: Mapping[str, list[Average]],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+    *,
+    kept: bool = True,
+) -> dict[str, Tensor]:
+    """All that a state holds, by name, whole and on the CPU. Where weights are sharded, all processes take part.
+
+    kept=False   for those that only help the first one to gather: nothing is kept
+    """
+    found = ((name, whole(tensor, pattern)) for name, tensor, pattern in held(players, averages, optimisers))
+    if not kept:
+        deque(found, maxlen=0)
+        return {}
+    return {name: tensor.contiguous().cpu() for name, tensor in found}
+
+
+def held(
+    players: Mapping[str, nn.Module],
+    averages: Mapping[str, list[Average]],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(name, what this process holds of it, the weight that it belongs to) of everything in a state."""
+    for name, player in players.items():
+        weights = player.state_dict()
+        for key, value in weights.items():
+            yield f"{name}/weights/{key}", value.detach(), value
+        for average in averages[name]:
+            for key, value in average.shadow.items():
+                yield f"{name}/average/{average.decay}/{key}", value, value
+        learning = itertools.chain(*trained(player))
+        for index, (weight, rows) in enumerate(zip(learning, parameters(optimisers[name]), strict=True)):
+            for key, value in optimisers[name].state.get(rows, {}).items():
+                yield f"{name}/optimiser/{index}/{key}", value, weight
 
 
 def load_state(
@@ -69,11 +102,16 @@ def load_state(
 ) -> None:
     """Put a saved state's tensors back into freshly built parts, to the bit."""
     for name, player in players.items():
-        player.load_state_dict(part(tensors, f"{name}/weights/"))
+        current = player.state_dict()
+        player.load_state_dict({k: like(v, current.get(k, v)) for k, v in under(tensors, f"{name}/weights/")})
         for average in averages[name]:
-            average.load(part(tensors, f"{name}/average/{average.decay}/"))
-        for index, parameter in enumerate(parameters(optimisers[name])):
-            optimisers[name].state[parameter] = part(tensors, f"{name}/optimiser/{index}/")
+            average.load(under(tensors, f"{name}/average/{average.decay}/"))
+        learning = itertools.chain(*trained(player))
+        for index, (weight, rows) in enumerate(zip(learning, parameters(optimisers[name]), strict=True)):
+            optimisers[name].state[rows] = {
+                key: value if key == "step" else own(like(value, weight)).to(rows.device)
+                for key, value in under(tensors, f"{name}/optimiser/{index}/")
+            }
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -144,9 +182,14 @@ def averaged(folder: Path, player: str) -> dict[str, Tensor]:
     return part(tensors, f"{player}/average/{max(decays, key=float)}/")
 
 
+def under(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors under a prefix, with their names without it, one after the other."""
+    return ((key.removeprefix(prefix), tensors[key]) for key in tensors if key.startswith(prefix))
+
+
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors under a prefix, without it."""
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return dict(under(tensors, prefix))
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """The autoencoder against its critic (Esser et al. 2021, section 3; Rombach et al. 2022, appendix G)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from aquatint.base.noise import POSTERIOR, Noise
 from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.blocks import Grow, ResBlock, Shrink
 from aquatint.nets.critics import PatchCritic, edges, hinge
-from aquatint.training.recipe import Batch, Loss, Moment
+from aquatint.training.recipe import Batch, Every, Loss, Losses, Moment
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Reconstruction:
         self.perception, self.perceived = perception, perceived
         self.players: dict[str, nn.Module] = {"autoencoder": autoencoder, "critic": critic}
 
-    def losses(self, batch: Batch, moment: Moment, noise: Noise) -> Iterator[Loss]:
+    def losses(self, batch: Batch, moment: Moment, noise: Noise) -> Losses:
         """Pixels |x - y|, edges, perception, KL (nats a picture), and the critic's opinion at an adaptive weight."""
         pixels: Tensor = batch["pixels"]
         posterior = self.autoencoder.posterior(pixels)
@@ -63,7 +63,9 @@ class Reconstruction:
         playing = moment.progress >= self.weights.start
         if playing:
             opinion = -self.critic(painted).mean()
-            balance = adaptive(likeness, opinion, self.autoencoder.decoder.leave.weight)
+            answer = yield Every(pulls(likeness, opinion, self.autoencoder.decoder.leave.weight))
+            assert answer is not None, "Every is answered"
+            balance = adaptive(*answer.rows)
             value = value + self.weights.critic * balance * opinion
             logs |= {"opinion": opinion.item(), "balance": balance.item()}
         yield Loss("autoencoder", value, logs)
@@ -73,13 +75,22 @@ class Reconstruction:
             yield Loss("critic", loss, {"hinge": loss.item(), "real": real.mean().item(), "fake": fake.mean().item()})
 
 
-def adaptive(
+def pulls(
     likeness: Float[Tensor, ""], opinion: Float[Tensor, ""], last: Float[Tensor, "o i y x"]
-) -> Float[Tensor, ""]:
-    """|d likeness / d last| / |d opinion / d last|: both then pull the last layer equally hard (Esser, eq. 7)."""
-    (pull,) = torch.autograd.grad(likeness, last, retain_graph=True)
-    (push,) = torch.autograd.grad(opinion, last, retain_graph=True)
-    return (pull.norm() / (push.norm() + 1e-4)).clamp(0.0, 1e4).detach()
+) -> tuple[Float[Tensor, "1 o i y x"], Float[Tensor, "1 o i y x"]]:
+    """How likeness and opinion pull the last layer, as a row for each part of the batch."""
+    found = (torch.autograd.grad(value, last, retain_graph=True)[0] for value in (likeness, opinion))
+    pull, push = (gradient[None] for gradient in found)
+    return pull, push
+
+
+def adaptive(pull: Float[Tensor, "n o i y x"], push: Float[Tensor, "n o i y x"]) -> Float[Tensor, ""]:
+    """|d likeness / d last| / |d opinion / d last|: both then pull the last layer equally hard (Esser, eq. 7).
+
+    Of the whole batch: the mean over the parts comes before the length. (In Esser's code each process balances by the
+    pictures that it has, so that another number of processes is another loss.)
+    """
+    return (pull.mean(dim=0).norm() / (push.mean(dim=0).norm() + 1e-4)).clamp(0.0, 1e4)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The U-Net's task: name the noise (Ho et al. 2020, eq. 14), in whichever way the family puts it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from aquatint.diffusion.prediction import PREDICTIONS
 from aquatint.diffusion.schedule import Level, NoiseSchedule
 from aquatint.nets.text import EncodedText, TextEncoder
 from aquatint.nets.unet import UNet
-from aquatint.training.recipe import Batch, Loss, Moment
+from aquatint.training.recipe import Batch, Loss, Losses, Moment
 from aquatint.training.recompute import recomputing
 
 
@@ -123,7 +123,7 @@ class Denoising:
             player = unet if frozen else nn.ModuleList([unet, text])
         self.players: dict[str, nn.Module] = {"unet": player}
 
-    def losses(self, batch: Batch, moment: Moment, noise: Noise) -> Iterator[Loss]:
+    def losses(self, batch: Batch, moment: Moment, noise: Noise) -> Losses:
         """One loss: the weighted mean squared error of the prediction."""
         latents: Tensor = batch["latents"]
         level = self.schedule.draw(

@@ -1,7 +1,6 @@
 """Text and image towers pulled together: CLIP's symmetric contrastive loss (Radford et al. 2021, figure 3)."""
 
 import math
-from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
@@ -10,8 +9,9 @@ from torch.nn import functional as F
 
 from aquatint.base.noise import Noise
 from aquatint.nets.text import ImageTower, TextEncoder
-from aquatint.training import parallel
-from aquatint.training.recipe import Batch, Loss, Moment
+from aquatint.training.recipe import Batch, Every, Loss, Losses, Moment
+
+HOTTEST = math.log(100.0)  # of the temperature (Radford et al. 2021, section 2.5)
 
 
 class Towers(nn.Module):
@@ -25,20 +25,21 @@ class Towers(nn.Module):
 
 
 def contrast(
-    texts: Float[Tensor, "b p"], images: Float[Tensor, "b p"], temperature: Float[Tensor, ""]
+    texts: Float[Tensor, "n p"],
+    images: Float[Tensor, "n p"],
+    temperature: Float[Tensor, ""],
+    own: slice = slice(None),
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean of both cross-entropies over the *global* batch, and the share of pictures whose own caption ranks first.
 
-    Rows of all processes are gathered with their gradients, so N processes compute what one would; each takes the
-    cross-entropy of its own rows, and the mean over processes is the loss of the whole.
+    Of the rows of the whole batch, unit vectors, `own` are ours: we take the cross-entropies of these, and the mean
+    over all parts of the batch is the loss of the whole.
     """
-    texts, images = F.normalize(texts, dim=-1), F.normalize(images, dim=-1)
-    all_texts, all_images = parallel.gather(texts), parallel.gather(images)
-    scale = temperature.exp().clamp(max=100.0)
-    own = torch.arange(len(texts), device=texts.device) + parallel.share().rank * len(texts)
-    by_image, by_text = scale * images @ all_texts.T, scale * texts @ all_images.T
-    loss = 0.5 * (F.cross_entropy(by_image, own) + F.cross_entropy(by_text, own))
-    return loss, (by_image.argmax(dim=1) == own).float().mean()
+    scale = temperature.clamp(max=HOTTEST).exp()
+    right = torch.arange(len(texts), device=texts.device)[own]
+    by_image, by_text = scale * images[own] @ texts.T, scale * texts[own] @ images.T
+    loss = 0.5 * (F.cross_entropy(by_image, right) + F.cross_entropy(by_text, right))
+    return loss, (by_image.argmax(dim=1) == right).float().mean()
 
 
 class Alignment:
@@ -48,8 +49,21 @@ class Alignment:
         self.towers = towers
         self.players: dict[str, nn.Module] = {"towers": towers}
 
-    def losses(self, batch: Batch, moment: Moment, noise: Noise) -> Iterator[Loss]:
-        """One loss, in nats; chance is log of the global batch."""
-        texts, images = self.towers.text(batch["ids"]).pooled, self.towers.image(batch["pixels"])
-        loss, right = contrast(texts, images, self.towers.temperature)
+    def losses(self, batch: Batch, moment: Moment, noise: Noise) -> Losses:
+        """One loss, in nats; chance is log of the global batch.
+
+        The temperature itself is kept at HOTTEST or below, as CLIP's authors do: if only its use were, it would get no
+        gradient beyond, and never come back.
+        """
+        with torch.no_grad():
+            self.towers.temperature.clamp_(max=HOTTEST)
+        answer = yield self._every(batch)
+        assert answer is not None, "Every is answered"
+        texts, images = answer.rows
+        loss, right = contrast(texts, images, self.towers.temperature, answer.own)
         yield Loss("towers", loss, {"loss": loss.item(), "right": right.item()})
+
+    def _every(self, batch: Batch) -> Every:
+        """Both towers' unit vectors, to which nothing here holds on: all parts' activations would be kept."""
+        texts, images = self.towers.text(batch["ids"]).pooled, self.towers.image(batch["pixels"])
+        return Every((F.normalize(texts, dim=-1), F.normalize(images, dim=-1)))

@@ -1,0 +1,98 @@
+"""Noticing that another process of a run has stopped.
+
+A process that dies closes its connections, and whoever waits for it is told at once. One that is stopped, or whose
+machine is cut off, only falls silent, and a sum over all processes would wait for it for as long as the library lets
+it. So each process says every second, from a thread of its own, that it is there, and looks whether the others do.
+What takes long (a save, a sheet, a slow step) does not silence that thread.
+"""
+
+import atexit
+import os
+import sys
+import threading
+import time
+from datetime import timedelta
+
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from aquatint.base.errors import UserError
+
+SILENCE = 10.0  # seconds after which a process counts as lost; AQUATINT_SILENCE says otherwise, 0: never
+STATUS = 75  # what a process exits with that has lost another: "try again" in sysexits.h
+GONE = "gone"  # said by a process that ends by itself
+
+
+def silence() -> float:
+    """After how many seconds a silent process counts as lost."""
+    given = os.environ.get("AQUATINT_SILENCE", "")
+    try:
+        seconds = float(given) if given else SILENCE
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise UserError(f'AQUATINT_SILENCE is "{given[:20]}".', "Seconds, 0 to 86400.")
+    return seconds
+
+
+class Pulse:
+    """Two threads: one tells the others that we are there and hears them, one ends this process if it hears too little.
+
+    It ends it outright, with status 75 and a word on standard error: its main thread waits inside a library that cannot
+    be called back.
+    """
+
+    def __init__(self, rank: int, world: int, seconds: float) -> None:
+        self.rank, self.world, self.seconds, self.pause = rank, world, seconds, min(1.0, seconds / 5)
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(address, port, None, False, timedelta(seconds=60), wait_for_workers=False)
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self.store = PrefixStore(f"aquatint/pulse/{again}", store)
+        self.others = [other for other in range(world) if other != rank]
+        self.store.set(str(rank), "0")
+        self.store.wait([str(other) for other in self.others])
+        self.heard = dict.fromkeys(self.others, time.monotonic())
+        self.over = False
+        atexit.register(self._leave)
+        for work in (self._beat, self._watch):
+            threading.Thread(target=work, daemon=True, name="pulse").start()
+
+    def _beat(self) -> None:
+        count, last = 0, dict.fromkeys(self.others, b"")
+        while not self.over:
+            count += 1
+            try:
+                self.store.set(str(self.rank), str(count))
+                said = self.store.multi_get([str(other) for other in self.others])
+            except RuntimeError:  # the process that kept the store has ended: those that still wait for it are told so
+                self.over = True
+                return
+            for other, beat in zip(self.others, said, strict=True):
+                if beat != last[other] or beat == GONE.encode():
+                    last[other], self.heard[other] = beat, time.monotonic()
+            time.sleep(self.pause)
+
+    def _watch(self) -> None:
+        while not self.over:
+            before = time.monotonic()
+            time.sleep(self.pause)
+            now = time.monotonic()
+            if now - before > 2 * self.pause + 1:  # it is we who were stopped
+                self.heard = dict.fromkeys(self.others, now)
+            for other, when in self.heard.items():
+                if now - when > self.seconds and not self.over:
+                    print(
+                        f"Process {other} of {self.world} has not been heard of for {now - when:.0f} s: it is stopped, "
+                        f"or its machine is cut off. Process {self.rank} ends. "
+                        "Start the run again: it goes on from its last checkpoint.",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                    os._exit(STATUS)
+
+    def _leave(self) -> None:
+        if not self.over:
+            self.over = True
+            try:
+                self.store.set(str(self.rank), GONE)
+            except RuntimeError:  # nobody is there to be told
+                return

@@ -1,0 +1,146 @@
+"""A run's state in pieces: each process writes the rows that it holds, for models whose state fits no process.
+
+`step-NNNNNNNN.pieces/` holds `piece-RANK-of-WORLD.safetensors`, the facts in `state.json`, and a manifest with the sum
+of each file, without which there is no checkpoint. Tensors are cut along their first axis as torch.chunk does; what is
+not cut is in the first piece. Any number of processes reads them; `joined` and `divided` turn pieces into the one file
+that runs write otherwise, and back.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from aquatint.base import files
+from aquatint.base.errors import UserError
+from aquatint.training import parallel
+from aquatint.training.recipe import Share
+from aquatint.training.sharding import cut, own
+from aquatint.training.state import KEPT, Damaged, digest_of, read
+
+FACTS = "state.json"
+
+
+class Pieces(Mapping[str, Tensor]):
+    """The whole tensors of a checkpoint in pieces by name, each put together when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.facts: dict[str, Any] = files.read_json(folder / FACTS, limit=2**26)
+        self._files = [safe_open(path, framework="pt") for path in sorted(folder.glob("piece-*.safetensors"))]
+        self._names = [frozenset(file.keys()) for file in self._files]
+        self._all = sorted(frozenset[str]().union(*self._names))
+
+    def __getitem__(self, name: str) -> Tensor:
+        rows = [file.get_tensor(name) for file, names in zip(self._files, self._names, strict=True) if name in names]
+        if not rows:
+            raise KeyError(name)
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
+def save_pieces(
+    folder: Path, facts: Mapping[str, Any], held: Iterable[tuple[str, Tensor, Tensor]], share: Share
+) -> Path:
+    """Write a run's state (training.state.held), each process its piece; all call this at once, over one folder."""
+    path = folder / f"step-{facts['step']:08d}.pieces"
+    with ExitStack() as stack:
+        build = stack.enter_context(files.building(path)) if share.rank == 0 else None
+        (place,) = parallel.told(str(build.folder) if build else "")[:1]
+        own_rows = {n: own(t).contiguous().cpu() for n, t, weight in held if cut(t, weight) or share.rank == 0}
+        name, data = _name(share), save(own_rows)
+        for entry in parallel.told(json.dumps([name, len(data), files.write(Path(place) / name, data)])):
+            if build:
+                other, size, digest = json.loads(entry)
+                build.entries[other] = files.Entry(size, digest)
+        if build:
+            build.write(FACTS, json.dumps(dict(facts)))
+    parallel.agreed(0.0)  # from here on it is there, for all
+    if share.rank == 0:
+        for old in pieces(folder)[:-KEPT]:
+            shutil.rmtree(old)
+    return path
+
+
+def newest_pieces(folder: Path, tell: Callable[[str], None], share: Share) -> Pieces | None:
+    """The newest checkpoint in pieces that is whole, None where there is none; damaged ones are told of.
+
+    The processes share the work of reading all that there is. Raises Damaged where all checkpoints are.
+    """
+    trouble: Damaged | None = None
+    for path in reversed(pieces(folder)):
+        wrong = _damage(path, share)
+        if all(not word for word in parallel.told(wrong)):
+            return Pieces(path)
+        error = Damaged(path, wrong or "another process found it so")
+        trouble = trouble or error
+        tell(str(error))
+    if trouble is not None:
+        raise trouble
+    return None
+
+
+def pieces(folder: Path) -> list[Path]:
+    """The checkpoints in pieces of a run, oldest first."""
+    return sorted(path for path in folder.glob("step-*.pieces") if (path / files.MANIFEST).is_file())
+
+
+def joined(source: Path, folder: Path) -> Path:
+    """A checkpoint in pieces -> the one file that runs write otherwise, in `folder`; its path."""
+    if wrong := _damage(source, Share()):
+        raise Damaged(source, wrong)
+    found = Pieces(source)
+    tensors, text = dict(found), json.dumps(found.facts)
+    path = folder / f"step-{found.facts['step']:08d}.safetensors"
+    files.write(path, save(tensors, {"state": text, "digest": digest_of(text, tensors)}))
+    return path
+
+
+def divided(source: Path, folder: Path, count: int) -> Path:
+    """A checkpoint of one file -> `count` pieces in `folder`, as so many processes would write them; their path."""
+    if not 1 <= count <= 100_000:
+        raise UserError(f"{count} pieces.", "1 to 100,000.")
+    facts, tensors = read(source)
+    path = folder / f"step-{facts['step']:08d}.pieces"
+    with files.building(path) as build:
+        for rank in range(count):
+            rows = {name: _rows(tensor, Share(rank, count)) for name, tensor in tensors.items()}
+            build.write(_name(Share(rank, count)), save({n: t.contiguous() for n, t in rows.items() if t is not None}))
+        build.write(FACTS, json.dumps(facts))
+    return path
+
+
+def _name(share: Share) -> str:
+    return f"piece-{share.rank:05d}-of-{share.world:05d}.safetensors"
+
+
+def _rows(tensor: Tensor, share: Share) -> Tensor | None:
+    """The rows that one process holds; None if it has none of a tensor that is not cut."""
+    if tensor.ndim == 0:
+        return tensor if share.rank == 0 else None
+    chunks = tensor.chunk(share.world)
+    return chunks[share.rank] if share.rank < len(chunks) else tensor[:0]
+
+
+def _damage(path: Path, share: Share) -> str:
+    """What is wrong with those files of a folder that are ours to look at; nothing if it is empty."""
+    try:
+        for index, (name, entry) in enumerate(sorted(files.read_manifest(path).items())):
+            if index % share.world == share.rank and (entry.size, entry.sha256) != files.measure(
+                path / Path(name).name
+            ):
+                return f"{name} is not what was written"
+    except UserError as error:
+        return str(error)
+    return ""
