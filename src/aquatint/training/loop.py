@@ -19,7 +19,7 @@ from aquatint.base import runtime
 from aquatint.base.errors import UserError, unknown
 from aquatint.base.noise import Noise
 from aquatint.base.runtime import DTYPES
-from aquatint.training import account, parallel
+from aquatint.training import account, averages, parallel
 from aquatint.training.optim import Average, adamw, clip, rate, trained
 from aquatint.training.parts import Found, Parts, Ways, own_parts
 from aquatint.training.recipe import Answer, Batch, Every, Loss, Losses, Moment, Recipe, Share
@@ -45,7 +45,7 @@ class Run:
         if self.sharded:
             for player in self.players.values():
                 shard(player, recipe.device)
-        self.averages = {name: [Average(p, decay) for decay in recipe.averages] for name, p in self.players.items()}
+        self.averages = {name: averages_of(recipe, player) for name, player in self.players.items()}
         self.optimisers = {name: adamw(player, recipe.optim[name]) for name, player in self.players.items()}
         self.weights = {name: list(itertools.chain(*trained(player))) for name, player in self.players.items()}
         self.ways = Ways(self.advance, self.weights.__getitem__, self.differentiate, self.split)
@@ -181,10 +181,18 @@ class Run:
         return copies
 
 
+def averages_of(recipe: Recipe, player: nn.Module) -> list[Average]:
+    """All that is kept of a player's weights: averages of fixed decay, and those whose length is chosen later."""
+    later = averages.WIDTHS if recipe.snapshot_steps else ()
+    return [Average(player, decay) for decay in recipe.averages] + [averages.Profile(player, w) for w in later]
+
+
 def checked(recipe: Recipe) -> bool:
     """Whether the recipe wants its weights sharded; UserError where that cannot be."""
     if recipe.sharding not in ("none", "full"):
         raise unknown("sharding", recipe.sharding, ("none", "full"))
+    if recipe.sharding == "full" and recipe.snapshot_steps:
+        raise UserError("Snapshots of averages with sharded weights.", "One of the two.", "Set snapshot_steps=0.")
     if recipe.sharding == "full" and len(recipe.objective.players) > 1:
         raise UserError(
             f"{recipe.name} has {len(recipe.objective.players)} players.",
@@ -242,6 +250,8 @@ def carried_out(run: Run, tell: Tell | None, stop: Stop) -> Mapping[str, nn.Modu
             tell(run, logs)
         if run.step % recipe.log_steps == 0:
             note(run, moment, logs)
+        if recipe.snapshot_steps and run.step % recipe.snapshot_steps == 0 and run.share.rank == 0:
+            averages.write(run.folder, run.step, run.averages)
         steps = recipe.watch_steps
         if recipe.watch and (not run.step % steps if steps else run.spent - watched >= 60.0 * recipe.watch_minutes):
             watched = run.spent

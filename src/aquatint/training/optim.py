@@ -69,10 +69,19 @@ class Average:
         self.decay = decay
         self.shadow = {name: value.detach().clone() for name, value in module.state_dict().items()}
 
+    @property
+    def name(self) -> str:
+        """What tells it from the others of a run."""
+        return str(self.decay)
+
+    def kept(self, step: int) -> float:
+        """How much of the average stays at step number `step`."""
+        return min(self.decay, (1 + step) / (10 + step))
+
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Take the module's weights after its step number `step` in."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = self.kept(step)
         current = module.state_dict()
         floats = [name for name, value in self.shadow.items() if value.is_floating_point()]
         shadows, weights = ([own(tensors[name]) for name in floats] for tensors in (self.shadow, current))
@@ -85,4 +94,4 @@ class Average:
             self.shadow[name].copy_(like(value, self.shadow[name]))
             left.discard(name)
         if left:
-            raise UserError(f"The checkpoint holds no average of decay {self.decay:g}.", "One of a run with the same.")
+            raise UserError(f'The checkpoint holds no average "{self.name}".', "One of a run with the same.")

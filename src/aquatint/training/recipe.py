@@ -128,6 +128,8 @@ class Recipe:
     device   where the players live; what `batch` gives is brought there
     dtype    "float32", or "bfloat16": nets compute in it by autocast, over weights, sums and losses in float32
     facts    JSON-able description of the run, written beside its results
+    snapshot_steps   after how many steps averages are written down whose length is chosen later (training/averages.py);
+             a thirtieth of the run is a good number; 0: none
     parts    into how many equal parts a batch is cut, which each process computes one after the other: memory for one
              part's activations. 1: a part a process. From 2 on the parts' gradients are added in an order that does not
              depend on the processes, so that 1, 2, 4 ... of them give the same bits (docs/scaling.md)
@@ -146,6 +148,7 @@ class Recipe:
     averages: tuple[float, ...] = (0.999,)
     batch_size: int = 32
     log_steps: int = 50
+    snapshot_steps: int = 0
     save_minutes: float = 5.0
     watch_minutes: float = 5.0
     watch_steps: int = 0

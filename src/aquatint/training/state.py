@@ -87,7 +87,7 @@ def held(
             yield f"{name}/weights/{key}", value.detach(), value
         for average in averages[name]:
             for key, value in average.shadow.items():
-                yield f"{name}/average/{average.decay}/{key}", value, value
+                yield f"{name}/average/{average.name}/{key}", value, value
         learning = itertools.chain(*trained(player))
         for index, (weight, rows) in enumerate(zip(learning, parameters(optimisers[name]), strict=True)):
             for key, value in optimisers[name].state.get(rows, {}).items():
@@ -105,7 +105,7 @@ def load_state(
         current = player.state_dict()
         player.load_state_dict({k: like(v, current.get(k, v)) for k, v in under(tensors, f"{name}/weights/")})
         for average in averages[name]:
-            average.load(under(tensors, f"{name}/average/{average.decay}/"))
+            average.load(under(tensors, f"{name}/average/{average.name}/"))
         learning = itertools.chain(*trained(player))
         for index, (weight, rows) in enumerate(zip(learning, parameters(optimisers[name]), strict=True)):
             optimisers[name].state[rows] = {
@@ -178,8 +178,9 @@ def averaged(folder: Path, player: str) -> dict[str, Tensor]:
     if found is None:
         raise UserError(f'"{folder}" holds no checkpoint.', "The folder of a run.")
     _, tensors = found
-    decays = {key.split("/")[2] for key in tensors if key.startswith(f"{player}/average/")}
-    return part(tensors, f"{player}/average/{max(decays, key=float)}/")
+    names = {key.split("/")[2] for key in tensors if key.startswith(f"{player}/average/")}
+    longest = max((name for name in names if not name.startswith("width ")), key=float)
+    return part(tensors, f"{player}/average/{longest}/")
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
