@@ -63,8 +63,8 @@ def overlap(
 def factors(times: NDArray[np.float64], powers: NDArray[np.float64], time: float, own: float) -> NDArray[np.float64]:
     """How much of each snapshot makes the profile of power `own` at `time`: the least squares between the profiles."""
     wanted = overlap(times, powers, np.array([float(time)]), np.array([own]))[:, 0]
-    found: NDArray[np.float64] = np.linalg.lstsq(overlap(times, powers, times, powers), wanted, rcond=1e-12)[0]
-    return found
+    found = np.linalg.lstsq(overlap(times, powers, times, powers), wanted, rcond=1e-12)[0]
+    return np.asarray(found, dtype=np.float64)
 
 
 class Snapshot(NamedTuple):
