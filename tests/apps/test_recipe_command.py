@@ -104,3 +104,16 @@ def test_two_processes_carry_a_recipe_out(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "two"
     assert json.loads(Path("two/run.json").read_text())["processes"] == 2
+
+
+def test_tensorboard_is_told_the_same(capfd: pytest.CaptureFixture[str]) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for steps in (10, 20):
+        code, _, err = run(capfd, "train", "line.py", "--set", f"steps={steps}", "--tensorboard", "--out", "run")
+        assert code == 0, err
+    lines = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+    events = event_accumulator.EventAccumulator("run/tensorboard")
+    events.Reload()
+    said = [(event.step, pytest.approx(event.value)) for event in events.Scalars("line/loss")]
+    assert said == [(line["step"], line["line/loss"]) for line in lines]
+    assert {"rate", "memory", "line/norm"} <= set(events.Tags()["scalars"])

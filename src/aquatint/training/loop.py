@@ -20,6 +20,7 @@ from aquatint.base.errors import UserError, unknown
 from aquatint.base.noise import Noise
 from aquatint.base.runtime import DTYPES
 from aquatint.training import account, averages, parallel
+from aquatint.training.journal import Journal
 from aquatint.training.optim import Average, adamw, clip, rate, trained
 from aquatint.training.parts import Found, Parts, Ways, own_parts
 from aquatint.training.recipe import Answer, Batch, Every, Loss, Losses, Moment, Recipe, Share
@@ -60,6 +61,7 @@ class Run:
                 f'The processes of this run find different checkpoints in "{folder}".',
                 "One folder that all machines share.",
             )
+        self.journal = Journal(folder, recipe, self.step) if self.share.rank == 0 else None
 
     def found(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor]] | None:
         """The newest checkpoint of the folder, be it one file or in pieces; damaged ones are told of."""
@@ -280,18 +282,8 @@ def look(run: Run, moment: Moment) -> None:
 
 def note(run: Run, moment: Moment, logs: Mapping[str, float]) -> None:
     """A line of the log, on disk and on the terminal."""
-    if run.share.rank:
-        return
-    line: dict[str, Any] = {"step": run.step, "minutes": round(run.spent / 60, 2), "progress": moment.progress, **logs}
-    with (run.folder / "log.jsonl").open("a") as log:
-        log.write(json.dumps(line) + "\n")
-    rates = f"{run.step * run.recipe.batch_size / max(run.spent, 1e-9):.3g}/s"
-    left = run.spent * (1 - moment.progress) / max(moment.progress, 1e-9) / 60 if moment.progress else 0.0
-    say(
-        run,
-        f"{run.step:7d} {run.spent / 60:6.1f} min {rates} {left:.1f} min left  "
-        + "  ".join(f"{k} {v:.4g}" for k, v in logs.items()),
-    )
+    if run.journal is not None:
+        say(run, run.journal.note(run.step, run.spent, moment.progress, logs))
 
 
 def say(run: Run, text: str, *, trouble: bool = False) -> None:

@@ -135,6 +135,7 @@ class Recipe:
              depend on the processes, so that 1, 2, 4 ... of them give the same bits (docs/scaling.md)
     sharding "none", or "full": weights, gradients, averages and the optimiser's numbers are spread over the processes
     spread   with sharding: each process writes its own piece of a checkpoint, and no process ever holds all of it
+    tensorboard   whether to write events for TensorBoard as well (`tensorboard --logdir FOLDER`)
     watch    called as watch(moment, averaged players, folder) every `watch_steps`, or `watch_minutes` where that is 0,
              and at the end: sheets, probes
     """
@@ -149,6 +150,7 @@ class Recipe:
     batch_size: int = 32
     log_steps: int = 50
     snapshot_steps: int = 0
+    tensorboard: bool = False
     save_minutes: float = 5.0
     watch_minutes: float = 5.0
     watch_steps: int = 0

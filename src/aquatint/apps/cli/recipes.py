@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,13 +51,14 @@ def opened(name: str, changes: Sequence[str]) -> "tuple[Any, Recipe]":
     return settings, made
 
 
-def run(name: str, changes: Sequence[str], out: Path | None, dry: bool) -> None:
+def run(name: str, changes: Sequence[str], out: Path | None, *, dry: bool, tensorboard: bool) -> None:
     """Carry a file's recipe out in a folder (runs/NAME if none is named), or print it resolved and stop."""
     from aquatint.apps.cli.bar import Bar
     from aquatint.training import account, parallel
     from aquatint.training.loop import train
 
     settings, recipe = opened(name, changes)
+    recipe = replace(recipe, tensorboard=tensorboard or recipe.tensorboard)
     if dry:
         resolved = account.described(recipe, parallel.join().world)
         print(json.dumps({"file": name, "settings": config.to_data(settings)} | resolved, indent=2))

@@ -46,6 +46,7 @@ class Showing:
         list[str] | None, Parameter(help="What is painted before and after, for sheet.jpg; several times.", negative="")
     ] = None
     every: Annotated[int, Parameter(help="Paint the prompts after every so many steps too (0: at the end).")] = 0
+    tensorboard: Annotated[bool, Parameter(help="Write events for TensorBoard too.", negative="")] = False
     dry_run: Annotated[bool, Parameter(help="Print the settings and what would learn, and stop.", negative="")] = False
 
 
@@ -71,7 +72,7 @@ def train(
     showing, lesson = showing or Showing(), lesson or Lesson()
     if recipes.is_file(kind):
         refuse(kind, {**vars(lesson), **vars(source or Source()), **vars(showing)})
-        recipes.run(kind, changes or [], showing.out, showing.dry_run)
+        recipes.run(kind, changes or [], showing.out, dry=showing.dry_run, tensorboard=showing.tensorboard)
         return
     if kind not in FORMATS:
         raise unknown("kind of training", kind, FORMATS)
@@ -91,6 +92,7 @@ def train(
     prompts, hints = showing.prompt or ([settings.words] if settings.words else []), taught.hints_of(settings)
     if showing.every:
         tuned = taught.watched(bundle, tuned, prompts, hints, showing.every)
+    tuned = tuned._replace(recipe=replace(tuned.recipe, tensorboard=showing.tensorboard))
     if showing.dry_run:
         print(json.dumps(taught.described(kind, settings, tuned), indent=2))
         return
@@ -113,8 +115,10 @@ def train(
 def refuse(file: str, said: Mapping[str, object]) -> None:
     """UserError for options that say something of a folder of pictures, where a recipe says it all."""
     usual = {**vars(Lesson()), **vars(Source()), **vars(Showing())}
-    own = ("out", "dry_run")
+    own = ("out", "tensorboard", "dry_run")
     if odd := [name for name, value in said.items() if name not in own and value != usual[name]]:
         raise UserError(
-            f"--{odd[0].replace('_', '-')} for the recipe {file}.", "--set, --out and --dry-run.", "Say it with --set."
+            f"--{odd[0].replace('_', '-')} for the recipe {file}.",
+            "--set, --out, --tensorboard and --dry-run.",
+            "Say it with --set.",
         )

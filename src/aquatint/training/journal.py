@@ -1,0 +1,77 @@
+"""What a run writes down of its steps: a line each in log.jsonl, a line on standard error, and TensorBoard's events."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aquatint.base.errors import UserError
+from aquatint.training.recipe import Recipe
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+NAME = "log.jsonl"
+MACHINE = ("minutes", "rate", "memory")  # of a line: what two equal runs may differ in
+
+
+class Journal:
+    """The log of a recipe's run in a folder, from a step on.
+
+    Where the recipe wants TensorBoard's events and it is not installed, a UserError.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, step: int) -> None:
+        self.folder, self.size = folder, recipe.batch_size
+        self.board = board(folder, step) if recipe.tensorboard else None
+        self.began, self.step = time.monotonic(), step
+
+    def note(self, step: int, spent: float, progress: float, logs: Mapping[str, float]) -> str:
+        """Write a line down; returns it for people.
+
+        spent   seconds of training so far; beside the logs stand the samples a second since the last line of another
+                step, and the most memory so far, in GiB
+        """
+        now = time.monotonic()
+        rate = (step - self.step) * self.size / max(now - self.began, 1e-9)
+        line: dict[str, Any] = {"step": step, "progress": progress, **logs, "minutes": round(spent / 60, 2)}
+        line |= {"memory": round(memory(), 2)} | ({"rate": float(f"{rate:.4g}")} if step > self.step else {})
+        if step > self.step:
+            self.began, self.step = now, step
+        with (self.folder / NAME).open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        if self.board is not None:
+            for name, value in line.items():
+                if name not in ("step", "progress"):
+                    self.board.add_scalar(name, value, step)
+            self.board.flush()
+        left = spent * (1 - progress) / progress / 60 if progress else 0.0
+        said = "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
+        return f"{step:7d} {spent / 60:6.1f} min {rate:.3g}/s {left:.1f} min left  {said}"
+
+
+def memory() -> float:
+    """The most memory that this process has held, in GiB: the GPU's where there is one, else the machine's."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated() / 2**30)
+    if resource is None:
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def board(folder: Path, step: int) -> Any:
+    """TensorBoard's writer in the run's folder, which drops what an earlier run wrote after this step."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "TensorBoard is not installed.", "The package tensorboard.", "pip install 'aquatint[train]'"
+        ) from None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
