@@ -268,7 +268,7 @@ def _placed(opened: weights.Opened, device: torch.device, dtype: torch.dtype, th
 def save(bundle: Bundle, path: str | Path, format: str = "native", **options: Any) -> Path:
     """Write a bundle's model in a format that `load` reads: "native", "diffusers" or "compvis"; returns the path.
 
-    options   of weights.save: dtype, variant, shard_size. A vocabulary goes into a native folder only.
+    options   of weights.save: dtype, variant, shard_size, said. A vocabulary goes into a native folder only.
     """
     parts = (bundle.family, bundle.unet, bundle.autoencoder, bundle.text, bundle.tokenizer)
     known = bundle.vocabulary.to_json() if bundle.vocabulary else ""

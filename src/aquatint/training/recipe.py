@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from aquatint.base.errors import UserError, unknown
 from aquatint.base.noise import Noise
 
 Batch = Mapping[str, Any]  # tensors with one row a sample, and lists of texts
@@ -112,6 +113,16 @@ class Optim:
     final: float = 0.05
     clip: float = 1.0
 
+    def __post_init__(self) -> None:
+        bounds = {"lr": (0.0, 100.0), "eps": (0.0, 1.0), "decay": (0.0, 100.0), "clip": (0.0, 1e9)}
+        for name, (low, high) in (bounds | dict.fromkeys(("hold", "final"), (0.0, 1.0))).items():
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"optim.{name} = {getattr(self, name):g}.", f"{low:g} to {high:g}.")
+        if not 0 <= self.warmup <= 10_000_000:
+            raise UserError(f"optim.warmup = {self.warmup}.", "0 to 10,000,000 steps.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optim.betas = {self.betas}.", "0 to 1 (not 1 itself), as 0.9,0.999.")
+
 
 @dataclass(frozen=True)
 class Length:
@@ -119,6 +130,10 @@ class Length:
 
     steps: int = 0
     minutes: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.steps <= 10**12 and 0 <= self.minutes <= 1e9) or (self.steps > 0) == (self.minutes > 0):
+            raise UserError(f"A run of {self.steps} steps, {self.minutes:g} minutes.", "Steps or minutes, above 0.")
 
 
 @dataclass(frozen=True)
@@ -161,3 +176,19 @@ class Recipe:
     parts: int = 1
     sharding: str = "none"
     spread: bool = False
+
+    def __post_init__(self) -> None:
+        least = {"batch_size": 1, "log_steps": 1, "snapshot_steps": 0, "watch_steps": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise UserError(f"{name} = {getattr(self, name)}.", f"A whole number from {low}.")
+        for name in ("save_minutes", "watch_minutes"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} = {getattr(self, name):g}.", "More than 0.")
+        if odd := [decay for decay in self.averages if not 0 <= decay < 1]:
+            raise UserError(f"averages hold {odd[0]:g}.", "Decays from 0, below 1.")
+        if self.dtype not in ("float32", "bfloat16"):  # float16 would need its losses scaled
+            raise unknown("dtype to train in", self.dtype, ("float32", "bfloat16"))
+        if set(self.optim) != set(self.objective.players):
+            ours, theirs = (", ".join(sorted(names)) or "nobody" for names in (self.optim, self.objective.players))
+            raise UserError(f"optim is for {ours}; those who learn are {theirs}.", "An Optim for each of these.")

@@ -55,6 +55,7 @@ def save(
     dtype: torch.dtype | None = None,
     variant: str | None = None,
     shard_size: int | None = None,
+    said: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the model to `path`, where there must be nothing yet; returns the path.
 
@@ -63,6 +64,7 @@ def save(
     dtype       what the weights are stored as; None leaves them as they are (variant "fp16" means float16)
     variant     a word in the names of a diffusers folder's weights
     shard_size  the most bytes of tensors in one file of a folder
+    said        texts for the weights' headers beside what stands there anyway (how it was trained)
 
     A single file whose tokenizer is not CLIP's has it beside itself, in a folder of the same name ending in .tokenizer.
     Raises UserError for what the format cannot say, and when anything stands in the way; nothing is left half-written.
@@ -80,11 +82,11 @@ def save(
         )
     tensors = {part: outgoing(FORMATS[format], opened.family, part, nets[part], dtype) for part in parts}
     if format == "diffusers":
-        _save_diffusers(opened, path, tensors, variant, shard_size)
+        _save_diffusers(opened, path, tensors, variant, shard_size, {"format": "pt"} | dict(said or {}))
     else:
         digest = digest_of(opened.family, nets, dtype)
         every = [tensor for part in parts for tensor in tensors[part]]
-        metadata = {"format": "pt", description.KEY: description.describe(opened.family, digest)}
+        metadata = {"format": "pt", description.KEY: description.describe(opened.family, digest)} | dict(said or {})
         if format == "native" and path.suffix != SUFFIX:
             _save_native(opened, path, every, metadata, shard_size)
         else:
@@ -135,7 +137,12 @@ def modelspec(opened: Opened, format: str, tensors: Sequence[Outgoing]) -> dict[
 
 
 def _save_diffusers(
-    opened: Opened, path: Path, tensors: dict[str, list[Outgoing]], variant: str | None, shard_size: int | None
+    opened: Opened,
+    path: Path,
+    tensors: dict[str, list[Outgoing]],
+    variant: str | None,
+    shard_size: int | None,
+    metadata: dict[str, str],
 ) -> None:
     documents: dict[str, Any] = assembly.documents(opened.family)
     with files.building(path, manifest=False) as build:
@@ -143,7 +150,7 @@ def _save_diffusers(
             prefix = folder + "/"
             bare = [tensor._replace(name=tensor.name.removeprefix(prefix)) for tensor in tensors[part]]
             middle = f".{variant}" if variant else ""
-            _write_shards(build, prefix, STEMS[part], middle, bare, {"format": "pt"}, shard_size)
+            _write_shards(build, prefix, STEMS[part], middle, bare, metadata, shard_size)
         _write_tokenizers(build, opened)
         for name, document in documents.items():
             build.write(name, json.dumps(document, indent=2) + "\n")

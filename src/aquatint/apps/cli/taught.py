@@ -216,7 +216,7 @@ def keep(bundle: "Bundle", learned: "Learned", target: Path, format: str, metada
     else:
         from aquatint.pipelines.bundle import save
 
-        save(taught(bundle, learned), target, format)
+        save(taught(bundle, learned), target, format, said=metadata)
 
 
 def sheet(rows: "Sequence[tuple[str, Sequence[Image.Image]]]", path: Path, columns: int) -> Path:
