@@ -1,6 +1,7 @@
 """CLIP alignment: the symmetric contrastive loss."""
 
 import math
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -55,10 +56,31 @@ def test_equal_pairs_rank_first() -> None:
     assert contrast(rows, rows.clone(), torch.tensor(3.0))[1].item() == 1.0
 
 
-def test_pairs_are_learnt(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_pairs_are_learnt(tmp_path: Path) -> None:
     run = Run(recipe(steps=60), tmp_path)
     logs = [run.take_step(run.moment) for _ in range(60)]
     assert logs[0]["towers/loss"] > 1.5
     assert logs[-1]["towers/loss"] < 0.3
     assert logs[-1]["towers/right"] == 1.0
     assert TINY.text.projection == 0, "TINY has no projection; alignment needs one and says so"
+
+
+def test_a_temperature_beyond_its_end_comes_back(tmp_path: Path) -> None:
+    run = Run(recipe(), tmp_path)
+    temperature = run.players["towers"].temperature
+    assert isinstance(temperature, torch.Tensor)
+    with torch.no_grad():
+        temperature.fill_(9.0)
+    run.take_step(run.moment)
+    assert temperature.item() < math.log(100.0) < 9.0, "rows at random are no reason to be so sure"
+
+
+def test_the_loss_of_a_part_is_that_of_its_rows() -> None:
+    """The mean over parts is the whole's, and so are the gradients."""
+    texts, images = (F.normalize(Noise(range(first, first + 6)).normal((8,)), dim=1) for first in (0, 6))
+    whole, parts = ([rows.clone().requires_grad_() for rows in (texts, images)] for _ in range(2))
+    temperature = torch.tensor(2.0)
+    contrast(*whole, temperature)[0].backward()
+    torch.stack([contrast(*parts, temperature, slice(i, i + 2))[0] for i in (0, 2, 4)]).mean().backward()
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)

@@ -1,9 +1,6 @@
 """The loop on small things: it learns, it goes on to the bit, it stops on nonsense, it works with company."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,32 +132,3 @@ def test_three_steps_without_a_finite_gradient_end_a_run(tmp_path: Path, capsys:
     after = recipe.objective.players["unet"].state_dict()
     assert all(torch.equal(weights[key], after[key]) for key in weights)
     assert not checkpoints(tmp_path)
-
-
-PAIR = """
-import sys, torch
-from pathlib import Path
-from aquatint.training import parallel
-parallel.join()
-torch.set_num_threads(1)
-from tests.training.test_alignment import recipe
-from aquatint.training.loop import train
-train(recipe(), Path(sys.argv[1]))
-"""
-
-
-def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    from tests.training.test_alignment import recipe
-
-    train(recipe(), tmp_path / "one")
-    root = Path(__file__).parents[2]
-    (tmp_path / "pair.py").write_text(PAIR)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path / "pair.py"), str(tmp_path / "two")], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    (_, one), (_, two) = (read(checkpoints(tmp_path / name)[-1]) for name in ("one", "two"))
-    for key in one:
-        torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=2e-6, msg=lambda why, key=key: f"{key}: {why}")

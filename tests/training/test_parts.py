@@ -35,13 +35,37 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_processes_do_not_change_the_bits(world: int, one: Path, tmp_path: Path) -> None:
-    together(world, run_all, tmp_path, 4, parts=4)
+def both_ways(folder: Path) -> None:
+    run_all(folder / "fixed", 4, parts=4)
+    run_all(folder / "plain", 4)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes make of it, each of half the batch."""
+    folder = tmp_path_factory.mktemp("two")
+    together(2, both_ways, folder)
+    return folder
+
+
+def same(one: Path, other: Path) -> None:
+    """Weights, averages and optimisers of all players agree but for rounding."""
+    (_, ours), (_, theirs) = (read(checkpoints(folder)[-1]) for folder in (one, other))
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        torch.testing.assert_close(value, theirs[key], rtol=1e-4, atol=2e-6, msg=lambda why, key=key: f"{key}: {why}")
+
+
+def test_two_processes_do_not_change_the_bits(one: Path, two: Path) -> None:
+    assert digests(two / "fixed") == digests(one)
+
+
+def test_nor_do_four(one: Path, tmp_path: Path) -> None:
+    together(4, run_all, tmp_path, 4, parts=4)
     assert digests(tmp_path) == digests(one)
 
 
-def test_nor_do_they_when_their_number_changes_on_the_way(one: Path, tmp_path: Path) -> None:
+def test_nor_when_their_number_changes_on_the_way(one: Path, tmp_path: Path) -> None:
     for until, world in ((1, 1), (2, 4), (3, 2), (4, 1)):
         together(world, stint, "pictures", tmp_path, until, steps=4, parts=4)
     assert digest(tmp_path) == digest(one / "pictures")
@@ -64,12 +88,12 @@ def test_other_parts_and_other_seeds_have_other_bits(one: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_parts_learn_what_the_whole_does(name: str, one: Path, tmp_path: Path) -> None:
-    """Critic, adaptive weight and the contrast with every other pair included."""
+def test_halves_and_parts_learn_what_the_whole_does(name: str, one: Path, two: Path, tmp_path: Path) -> None:
+    """Both players, the adaptive weight, and the contrast with every other pair; in two processes, or in four parts."""
     stint(name, tmp_path, 4, steps=4)
-    (_, ours), (_, whole) = (read(checkpoints(folder)[-1]) for folder in (one / name, tmp_path))
-    for key, value in ours.items():
-        torch.testing.assert_close(value, whole[key], rtol=1e-4, atol=2e-6, msg=lambda why, key=key: f"{key}: {why}")
+    same(one / name, tmp_path)
+    same(two / "plain" / name, tmp_path)
+    assert digest(two / "plain" / name) != digest(tmp_path), "sums in another order, or no company"
 
 
 class Kept:
@@ -139,6 +163,13 @@ def test_parts_are_shared_evenly_or_refused() -> None:
         own_parts(recipe("latents", 1, parts=8), Share())
     with pytest.raises(UserError, match="0 parts"):
         own_parts(recipe("latents", 1, parts=0), Share())
+
+
+def test_a_run_keeps_its_number_of_threads(tmp_path: Path) -> None:
+    stint("latents", tmp_path, 1, parts=2)
+    torch.set_num_threads(2)
+    Run(recipe("latents", 6, parts=2), tmp_path)
+    assert torch.get_num_threads() == 1
 
 
 def test_a_folder_of_other_parts_is_another_run(tmp_path: Path) -> None:

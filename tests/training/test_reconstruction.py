@@ -1,7 +1,9 @@
 """The autoencoder and its critic: gradients against ones written out by hand, and nothing leaks between the players."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -10,6 +12,7 @@ from aquatint.families import TINY
 from aquatint.nets.autoencoder import Autoencoder, Posterior
 from aquatint.nets.critics import CriticConfig, PatchCritic, Perception, edges, hinge
 from aquatint.nets.text import ImageConfig, ImageTower
+from aquatint.training.loop import Run
 from aquatint.training.objectives.autoencoder import Reconstruction, Weights, adaptive, calm, pulls, settle
 from aquatint.training.recipe import Batch, Length, Moment, Optim, Recipe, Share, alone
 from aquatint.training.start import start
@@ -77,6 +80,40 @@ def test_perception_reaches_the_pictures_and_never_the_tower() -> None:
     assert painted.grad.abs().sum() > 0
     assert all(p.grad is None for p in objective.perception.tower.parameters())  # type: ignore[union-attr]
     assert objective.perception(pixels, pixels).item() == 0.0
+
+
+def test_perception_alone_teaches_the_autoencoder() -> None:
+    """Of a perceptual loss under no_grad nothing would be left."""
+    objective, pixels, noise = parts(Weights(pixels=0.0, edges=0.0, perception=1.0, kl=0.0, start=1.1))
+    (loss,) = alone(objective.losses({"pixels": pixels}, LATE, noise))
+    gradients = torch.autograd.grad(loss.value, list(objective.autoencoder.parameters()))
+    assert sum(bool(gradient.abs().sum() > 0) for gradient in gradients) > 0.9 * len(gradients)
+
+
+@pytest.mark.parametrize("still", ["autoencoder", "critic"])
+def test_a_players_step_leaves_the_other_alone(still: str, tmp_path: Path) -> None:
+    """A player whose rate is 0 does not move, though the other does, and nobody is left with a gradient."""
+    recipe = pictures(4)
+    optim = dict(recipe.optim) | {still: Optim(lr=0.0)}
+    before = {name: [p.detach().clone() for p in net.parameters()] for name, net in recipe.objective.players.items()}
+    run = Run(replace(recipe, optim=optim), tmp_path)
+    run.take_step(LATE)
+    for name, net in run.players.items():
+        moved = [not torch.equal(now, then) for now, then in zip(net.parameters(), before[name], strict=True)]
+        assert any(moved) is (name != still)
+        assert all(p.grad is None for p in net.parameters())
+
+
+def test_both_players_judge_the_same_pictures(tmp_path: Path) -> None:
+    """The critic's loss is of the pictures that the autoencoder's was of."""
+    recipe = pictures(4)
+    run, seen = Run(recipe, tmp_path), []
+    recipe.objective.players["critic"].register_forward_hook(lambda net, given, made: seen.append(made.mean().item()))
+    logs = run.take_step(LATE)
+    assert logs["critic/real"] == pytest.approx(seen[1])
+    assert logs["critic/fake"] == pytest.approx(seen[2])
+    assert logs["autoencoder/opinion"] == pytest.approx(-seen[0])
+    assert seen[0] == pytest.approx(seen[2]), "the same pictures, detached; the critic had not moved in between"
 
 
 def test_the_critic_waits_for_its_start() -> None:

@@ -56,6 +56,8 @@ class Run:
             check_same(recipe, folder, facts)
             load_state(tensors, self.players, self.averages, self.optimisers)
             self.step, self.spent = facts["step"], facts["spent"]
+            if recipe.parts > 1:  # partial sums are added in an order that depends on the threads
+                torch.set_num_threads(facts["threads"])
         if len(set(parallel.told(f"{recipe.name} {self.step}"))) > 1:
             raise UserError(
                 f'The processes of this run find different checkpoints in "{folder}".',
@@ -160,7 +162,8 @@ class Run:
 
     def save(self) -> None:
         """Write the state: the first process does, with what it gathers from the others; or each its piece."""
-        parts = {"parts": self.recipe.parts} if self.recipe.parts > 1 else {}
+        fixed = {"parts": self.recipe.parts, "threads": torch.get_num_threads()}
+        parts = fixed if self.recipe.parts > 1 else {}
         facts = {"recipe": self.recipe.name, "step": self.step, "spent": self.spent, **parts, **self.recipe.facts}
         if self.sharded and self.recipe.spread:
             save_pieces(self.folder, facts, held(self.players, self.averages, self.optimisers), self.share)
@@ -177,8 +180,9 @@ class Run:
         copies = {}
         for name, player in self.players.items():
             average = max(self.averages[name], key=lambda average: average.decay)
-            copies[name] = self.whole[name].to_empty(device=self.recipe.device) if self.sharded else player
-            copies[name] = copy.deepcopy(copies[name]).eval()
+            copies[name] = copy.deepcopy(self.whole.get(name, player)).eval()
+            if self.sharded:
+                copies[name].to_empty(device=self.recipe.device)
             copies[name].load_state_dict({key: whole(value, value) for key, value in average.shadow.items()})
         return copies
 

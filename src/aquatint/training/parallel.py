@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from aquatint.base.errors import UserError
-from aquatint.training.pulse import Pulse, silence
+from aquatint.training.pulse import Pulse, board, silence
 from aquatint.training.recipe import Share
 
 _pulse: list[Pulse] = []  # of this process, while it has company
@@ -43,7 +43,9 @@ def join() -> Share:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if backend == "nccl":
             torch.cuda.set_device(device())
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+        rank = int(os.environ["RANK"])
+        store = board(world, keeper=rank == 0)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(minutes=10))
         if seconds := silence():
             _pulse.append(Pulse(*share(), seconds))
     return share()

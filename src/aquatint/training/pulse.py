@@ -13,7 +13,7 @@ import threading
 import time
 from datetime import timedelta
 
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from aquatint.base.errors import UserError
 
@@ -34,6 +34,20 @@ def silence() -> float:
     return seconds
 
 
+def board(world: int, *, keeper: bool) -> Store:
+    """Where the processes of a run leave words for one another, at MASTER_ADDR:MASTER_PORT; a connection of its own.
+
+    keeper   whether it is this process that keeps it, unless torchrun does
+
+    Each try of torchrun, and each number of processes, has its own: torchrun (2.13) keeps one for all tries, and a
+    process that is started again would find there the addresses of those that are gone.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    keeper = keeper and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = TCPStore(address, port, None, keeper, timedelta(minutes=2), wait_for_workers=False, multi_tenant=True)
+    return PrefixStore(f"aquatint/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{world}", store)
+
+
 class Pulse:
     """Two threads: one tells the others that we are there and hears them, one ends this process if it hears too little.
 
@@ -43,10 +57,7 @@ class Pulse:
 
     def __init__(self, rank: int, world: int, seconds: float) -> None:
         self.rank, self.world, self.seconds, self.pause = rank, world, seconds, min(1.0, seconds / 5)
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(address, port, None, False, timedelta(seconds=60), wait_for_workers=False)
-        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self.store = PrefixStore(f"aquatint/pulse/{again}", store)
+        self.store = PrefixStore("pulse", board(world, keeper=False))
         self.others = [other for other in range(world) if other != rank]
         self.store.set(str(rank), "0")
         self.store.wait([str(other) for other in self.others])
