@@ -41,6 +41,7 @@ CHOICE = 10  # what chance chooses in a prompt
 FILL = 11  # what a masked part begins from
 LATE = 12  # fresh noise of a step's third part
 INPUT = 13  # what a training batch's noise is perturbed by
+RESAMPLE = 14  # which pictures an interval's resamples take, and which captions stand beside the right one
 
 WORD = 0xFFFFFFFF
 BLOCKS = 1 << 24
