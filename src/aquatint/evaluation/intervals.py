@@ -63,18 +63,20 @@ def median(values: Float[Tensor, "r n"]) -> Float[Tensor, " r"]:
     return values.median(dim=1).values
 
 
-def of_frechet(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], seed: int = 0) -> Estimate:
+def of_frechet(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], seed: int = 0, *, paired: bool = False) -> Estimate:
     """The Fréchet distance, -+ 1.96 standard deviations of it among half-samples of both clouds, not below 0.
 
     Halves are drawn without repetition (the delete-d jackknife of Shao and Wu 1989, whose variance is that of the
     whole when d is half). A bootstrap repeats pictures, which makes clouds look poorer: its distances lie far too high
     where pictures are fewer than dimensions, and vary more than twice as much as fresh pictures' do. The halves' vary
     less than twice as much: too wide there, never too narrow (both in tests/evaluation/test_intervals.py).
+    `paired`: row i of both belongs together (a picture and its reconstruction), and halves take the same rows.
     """
     value = frechet(a, b)
     if min(len(a), len(b)) < 4:
         return Estimate(value, math.nan, math.nan, "none")
-    halves = [frechet(a[i], b[j]) for i, j in zip(_halves(len(a), a, seed), _halves(len(b), a, seed + 1), strict=True)]
+    rows = zip(_halves(len(a), a, seed), _halves(len(b), a, seed if paired else seed + 1), strict=True)
+    halves = [frechet(a[i], b[j]) for i, j in rows]
     reach = Z95 * float(torch.tensor(halves, dtype=torch.float64).std())
     return Estimate(value, max(0.0, value - reach), value + reach, "halves")
 

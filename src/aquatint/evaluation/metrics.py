@@ -31,7 +31,7 @@ def wilson(hits: int, n: int) -> Share:
     p, z2 = hits / n, Z95**2
     half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     low, high = ((p + z2 / (2 * n) + side * half) / (1 + z2 / n) for side in (-1, 1))
-    return Share(p, max(0.0, low), min(1.0, high))
+    return Share(p, max(0.0, min(low, p)), min(1.0, max(high, p)))  # rounding puts a bound of 0 or 1 beside p
 
 
 def psnr(a: UInt8[np.ndarray, "n h w 3"], b: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, " n"]:

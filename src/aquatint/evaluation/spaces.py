@@ -2,6 +2,7 @@
 
 detector    what our detector of the pocket world sees (160 numbers): blind to all that is not of that world
 pixels      the means of 8 x 8 fields (192 numbers): colours and their places, no things
+thumbs      the picture at 32 x 32 px (3,072 numbers): where copies of training pictures are looked for
 clip        CLIP's image vector, of the user's CLIP
 inception   the pool of the Inception of FID, from the user's TorchScript file: distances in it are FID and KID
 
@@ -10,9 +11,11 @@ All look at a picture's middle square, brought to their own size. Features are f
 
 import hashlib
 import io
+import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from aquatint.weights.clip import Clip
 
 DETECTOR = Path(__file__).parent / "detector.safetensors"
 FIELDS = 8  # a side of the space "pixels"
+THUMB = 32  # px
 INCEPTION_SIDE = 299  # px, by Pillow's bicubic filter, as clean-fid has it (Parmar et al. 2022)
 BATCH = 32
 LARGEST_SCRIPT = 512 * 2**20
@@ -54,10 +58,13 @@ class Space:
     _look: Callable[[Pictures], Tensor]
 
     @torch.no_grad()
-    def features(self, pictures: Pictures) -> Float[Tensor, "n d"]:
-        """One row a picture; UserError where one is not finite."""
-        rows = [self._look(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
-        found = torch.cat(rows).float().cpu()
+    def features(self, pictures: Iterable[Image.Image]) -> Float[Tensor, "n d"]:
+        """One row a picture, BATCH of them in memory at once; UserError where one is not finite, or none is there."""
+        source = iter(pictures)
+        rows = [self._look(part).float().cpu() for part in iter(lambda: [*islice(source, BATCH)], [])]
+        if not rows:
+            raise UserError("There are no pictures to look at.", "One or more.")
+        found = torch.cat(rows)
         if not bool(torch.isfinite(found).all()):
             bad = int((~torch.isfinite(found)).any(dim=1).nonzero()[0])
             raise UserError(
@@ -74,12 +81,22 @@ class Space:
 
 
 def pixels() -> Space:
-    """Means of 8 x 8 fields, 0 ... 255."""
+    """Means of 8 x 8 fields, 0 ... 1."""
 
     def look(pictures: Pictures) -> Tensor:
-        return torch.cat([thumbnails(np.array(one)[None], FIELDS).flatten(1) for one in squares(pictures)])
+        return torch.cat([thumbnails(np.array(one)[None], FIELDS).flatten(1) / 255 for one in squares(pictures)])
 
     return Space("pixels", "", look)
+
+
+def thumbs() -> Space:
+    """Thumbnails of 32 x 32 px, scaled so that a distance is the root mean squared difference of 0 ... 255."""
+
+    def look(pictures: Pictures) -> Tensor:
+        rows = [thumbnails(np.array(one)[None], THUMB).flatten(1) for one in squares(pictures)]
+        return torch.cat(rows) / math.sqrt(3 * THUMB * THUMB)
+
+    return Space("thumbs", "", look)
 
 
 def detector(net: Detector | None = None) -> Space:
