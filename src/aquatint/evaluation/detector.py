@@ -7,6 +7,7 @@ latent or a weight of the model that it judges.
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -126,7 +127,7 @@ class Detector(nn.Module):
     def look(self, pictures: UInt8[np.ndarray, "n h w 3"], batch: int = 64) -> list[Sight]:
         """What each picture shows."""
         sights: list[Sight] = []
-        for part in as_input(pictures).split(batch):
+        for part in _parts(pictures, batch):
             maps = self.eval()(part)
             sights += [self._read(Maps(*(value[i] for value in maps))) for i in range(len(part))]
         return sights
@@ -134,7 +135,7 @@ class Detector(nn.Module):
     @torch.no_grad()
     def features(self, pictures: UInt8[np.ndarray, "n h w 3"], batch: int = 64) -> Float[Tensor, "n d"]:
         """One vector a picture: where `fd_detector` measures."""
-        return torch.cat([self.eval()(part).features for part in as_input(pictures).split(batch)])
+        return torch.cat([self.eval()(part).features for part in _parts(pictures, batch)])
 
     def _read(self, maps: Maps) -> Sight:
         """Peaks of the strongest class a cell, the weaker of two that overlap dropped."""
@@ -208,3 +209,7 @@ def as_input(pictures: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 128 1
     if x.shape[2:] != (SIDE, SIDE):
         x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
     return x.contiguous()
+
+
+def _parts(pictures: UInt8[np.ndarray, "n h w 3"], batch: int) -> Iterator[Float[Tensor, "n 3 128 128"]]:
+    return (as_input(pictures[start : start + batch]) for start in range(0, len(pictures), batch))

@@ -85,10 +85,19 @@ class Table:
 
 def score(pictures: Pictures, detector: Detector, prompts: Sequence[Prompt], source: str) -> Table:
     """How many of the pictures show what their prompts say; picture i belongs to prompts[i]."""
+    return counted(verdicts(pictures, detector, prompts), prompts, source)
+
+
+def verdicts(pictures: Pictures, detector: Detector, prompts: Sequence[Prompt]) -> list[dict[str, bool]]:
+    """What each picture shows of its prompt: a truth for each of its facts, and "all" for all at once."""
+    judged = [judge(sight, prompt.scene) for sight, prompt in zip(detector.look(pictures), prompts, strict=True)]
+    return [verdict | {"all": all(verdict.values())} for verdict in judged]
+
+
+def counted(verdicts: Sequence[dict[str, bool]], prompts: Sequence[Prompt], source: str) -> Table:
+    """The verdicts of one source of pictures, by category."""
     rows: dict[str, dict[str, tuple[int, int]]] = {}
-    for sight, prompt in zip(detector.look(pictures), prompts, strict=True):
-        verdict = judge(sight, prompt.scene)
-        verdict["all"] = all(verdict.values())
+    for verdict, prompt in zip(verdicts, prompts, strict=True):
         scores = rows.setdefault(prompt.category, {})
         for fact, right in verdict.items():
             hits, asked = scores.get(fact, (0, 0))
