@@ -29,7 +29,7 @@ SOUND = Recipe("idle", 0, Idle(), lambda moment, share: {}, Length(steps=1), {"n
         ({"log_steps": 0}, "log_steps = 0"),
         ({"watch_steps": -1}, "watch_steps = -1"),
         ({"snapshot_steps": -1}, "snapshot_steps = -1"),
-        ({"save_minutes": 0.0}, "save_minutes = 0"),
+        ({"save_minutes": -1.0}, "save_minutes = -1"),
         ({"watch_minutes": float("nan")}, "watch_minutes = nan"),
         ({"averages": (0.9, 1.0)}, "averages hold 1"),
         ({"dtype": "float16"}, "float16"),

@@ -183,8 +183,8 @@ class Recipe:
             if getattr(self, name) < low:
                 raise UserError(f"{name} = {getattr(self, name)}.", f"A whole number from {low}.")
         for name in ("save_minutes", "watch_minutes"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} = {getattr(self, name):g}.", "More than 0.")
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} = {getattr(self, name):g}.", "From 0, which is after every step.")
         if odd := [decay for decay in self.averages if not 0 <= decay < 1]:
             raise UserError(f"averages hold {odd[0]:g}.", "Decays from 0, below 1.")
         if self.dtype not in ("float32", "bfloat16"):  # float16 would need its losses scaled
