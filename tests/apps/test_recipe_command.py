@@ -65,7 +65,7 @@ def test_a_recipe_is_printed_resolved(capfd: pytest.CaptureFixture[str]) -> None
 def test_a_recipe_is_carried_out_and_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capfd, "train", "line.py", "--set", "steps=10")
     assert code == 0, err
-    assert out.strip() == "runs/line"
+    assert out.strip() == "runs/line/report.html"
     code, _, err = run(capfd, "train", "line.py", "--out", "runs/line")
     assert code == 0, err
     assert "starts at step 10" in err
@@ -102,7 +102,7 @@ def test_two_processes_carry_a_recipe_out(tmp_path: Path) -> None:
     command += ["-m", "aquatint", "train", "line.py", "--out", "two"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ})
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "two"
+    assert done.stdout.strip() == "two/report.html"
     assert json.loads(Path("two/run.json").read_text())["processes"] == 2
 
 

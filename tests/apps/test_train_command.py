@@ -59,7 +59,7 @@ def test_a_lora_from_pictures_to_a_file_that_paints(
     rate = ("--set", "optim.lr=0.05", "--set", "optim.warmup=1", "--set", "text=true", "--rank", 2)
     code, out, err = run(capfd, *lesson("lora", model, *rate, "--prompt", "a zorb", "--format", format))
     assert code == 0, err
-    assert out.split() == ["run/sheet.jpg", "run/run.safetensors"]
+    assert out.split() == ["run/sheet.jpg", "run/report.html", "run/run.safetensors"]
     with safe_open("run/run.safetensors", "pt") as file:
         said = file.metadata()
     assert json.loads(said["aquatint.training"])["optim"]["lr"] == 0.05
@@ -74,7 +74,7 @@ def test_a_lora_from_pictures_to_a_file_that_paints(
 def test_a_word_from_pictures_to_a_file_that_paints(capfd: pytest.CaptureFixture[str], model: Path) -> None:
     code, out, err = run(capfd, *lesson("inversion", model, "--word", "zorb", "--set", "optim.lr=0.5"))
     assert code == 0, err
-    assert out.split() == ["run/sheet.jpg", "run/zorb.safetensors"]
+    assert out.split() == ["run/sheet.jpg", "run/report.html", "run/zorb.safetensors"]
     assert pixels(capfd, model, "--embedding", "run/zorb.safetensors") != pixels(capfd, model)
 
 

@@ -37,7 +37,7 @@ def _prompts(results: Results) -> Plot | None:
         return None
     names = list(dict.fromkeys(row.category for row in results.scores.rows if row.source == "painted"))
     sources = {"true renders": TRUE, "painted, wrong caption": WRONG, "painted": OURS}
-    with _drawing(7.2, 0.7 + 0.42 * len(names)) as (figure, made):
+    with drawing(7.2, 0.7 + 0.42 * len(names)) as (figure, made):
         axes = figure.subplots()
         for shift, (source, colour) in enumerate(sources.items()):
             rows = {row.category: row for row in results.scores.rows if row.source == source}
@@ -64,7 +64,7 @@ def _distances(results: Results) -> Plot | None:
     own = [one for one in results.figures if _is_distance(one.name) and one.low is not None]
     if not own:
         return None
-    with _drawing(7.2, 0.5 + 0.75 * len(own)) as (figure, made):
+    with drawing(7.2, 0.5 + 0.75 * len(own)) as (figure, made):
         every = figure.subplots(len(own), squeeze=False)[:, 0]
         for axes, one in zip(every, own, strict=True):
             floor = results.figure(f"{one.name}_floor")
@@ -96,7 +96,7 @@ def _histograms(results: Results) -> Iterator[Plot | None]:
         words = f"distance ({name.removeprefix('nearest_')})" if name.startswith("nearest_") else word_of(name)
         every = [*values, *true]
         low, high = min(every), max(every)
-        with _drawing(7.2, 2.2) as (figure, made):
+        with drawing(7.2, 2.2) as (figure, made):
             axes = figure.subplots()
             kinds = (("true pictures", true, TRUE), ("painted", values, OURS))
             for label, some, colour in kinds:
@@ -115,7 +115,7 @@ def _is_distance(name: str) -> bool:
 
 
 @contextmanager
-def _drawing(width: float, height: float) -> Iterator[tuple[Any, io.BytesIO]]:
+def drawing(width: float, height: float) -> Iterator[tuple[Any, io.BytesIO]]:
     """A matplotlib figure (inches), and where it is when the context is left. Words are drawn as they stand."""
     import matplotlib
     from matplotlib.figure import Figure as Drawing

@@ -239,7 +239,7 @@ def recipe(name: str, model: Model, settings: Tuning, objective: Denoising, subj
         {"unet": settings.optim},
         (settings.average,),
         batch_size=settings.batch,
-        log_steps=max(1, min(50, settings.steps // 20)),
+        log_steps=max(1, min(10, settings.steps // 200)),
         watch=watch if seen else None,
         watch_steps=settings.look or settings.steps,
         device=lessons.device,

@@ -54,6 +54,7 @@ def opened(name: str, changes: Sequence[str]) -> "tuple[Any, Recipe]":
 def run(name: str, changes: Sequence[str], out: Path | None, *, dry: bool, tensorboard: bool) -> None:
     """Carry a file's recipe out in a folder (runs/NAME if none is named), or print it resolved and stop."""
     from aquatint.apps.cli.bar import Bar
+    from aquatint.evaluation import course
     from aquatint.training import account, parallel
     from aquatint.training.loop import train
 
@@ -67,7 +68,7 @@ def run(name: str, changes: Sequence[str], out: Path | None, *, dry: bool, tenso
     with Bar() as bar:
         train(recipe, folder, bar.tell)
     if parallel.share().rank == 0:
-        print(folder)
+        print(course.write(folder))
 
 
 def _run(path: Path) -> Any:

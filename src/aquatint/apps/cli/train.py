@@ -96,6 +96,7 @@ def train(
     if showing.dry_run:
         print(json.dumps(taught.described(kind, settings, tuned), indent=2))
         return
+    from aquatint.evaluation import course
     from aquatint.training.loop import train as run
 
     before = [taught.painted(bundle, prompt) for prompt in prompts]
@@ -109,6 +110,7 @@ def train(
         for prompt, *pair in zip(prompts, before, after, strict=True):
             rows += [(f"{when}: {prompt}", row) for when, row in zip(("before", "after"), pair, strict=True)]
         print(taught.sheet(rows, out / "sheet.jpg", columns=3 if hints else 6))
+    print(course.write(out))
     print(target)
 
 
