@@ -39,7 +39,10 @@ def stint(name: str, folder: Path, until: int, steps: int = 6, **changes: Any) -
     run = Run(recipe(name, steps, **changes), folder)
     folder.mkdir(parents=True, exist_ok=True)
     while run.step < until:
-        run.take_step(run.moment)
+        logs = run.take_step(run.moment)
+        if run.share.rank == 0:
+            with (folder / "losses.txt").open("a") as file:
+                file.write(f"{logs}\n")
     run.save()
 
 

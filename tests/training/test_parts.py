@@ -23,7 +23,8 @@ def run_all(folder: Path, until: int, **changes: object) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {name: digest(folder / name) for name in NAMES}
+    """All numbers of each run's last state, and all that it has logged."""
+    return {name: digest(folder / name) + (folder / name / "losses.txt").read_text() for name in NAMES}
 
 
 @pytest.fixture(scope="module")
