@@ -162,8 +162,8 @@ def test_parts_are_shared_evenly_or_refused() -> None:
         own_parts(four, Share(0, 3))
     with pytest.raises(UserError, match="A batch of 4 for 8 parts"):
         own_parts(recipe("latents", 1, parts=8), Share())
-    with pytest.raises(UserError, match="0 parts"):
-        own_parts(recipe("latents", 1, parts=0), Share())
+    with pytest.raises(UserError, match="parts = 0"):
+        recipe("latents", 1, parts=0)
 
 
 def test_a_run_keeps_its_number_of_threads(tmp_path: Path) -> None:

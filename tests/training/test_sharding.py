@@ -10,9 +10,9 @@ from torch import nn
 
 from aquatint.base import files
 from aquatint.base.errors import UserError
-from aquatint.training.loop import Run, checked
+from aquatint.training.loop import Run
 from aquatint.training.recipe import Share
-from aquatint.training.sharding import nets, own, split
+from aquatint.training.sharding import nets, own, shard, split
 from aquatint.training.spread import divided, joined, newest_pieces, pieces
 from aquatint.training.state import Damaged, checkpoints, read
 
@@ -20,10 +20,10 @@ NAMES = ("latents", "pairs")  # what may be sharded
 
 
 def sharded(folder: Path) -> None:
-    """Four steps; four in parts; what each process holds; and the checkpoint read and written again, in both forms."""
+    """Three steps, whole and in parts; what each process holds; checkpoints read and written again, in both forms."""
     for name in NAMES:
-        stint(name, folder / name, 4, sharding="full")
-        stint(name, folder / f"{name} in parts", 4, parts=4, sharding="full")
+        stint(name, folder / name, 3, sharding="full")
+        stint(name, folder / f"{name} in parts", 3, parts=4, sharding="full")
         written_again(name, folder / name, folder / f"{name} by two", spread=False)
         written_again(name, folder / f"{name} by two", folder / f"{name} in pieces", spread=True)
         written_again(name, folder / f"{name} in pieces", folder / f"{name} in pieces again", spread=True)
@@ -59,9 +59,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", ["", " in parts"])
 @pytest.mark.parametrize("name", NAMES)
 def test_two_that_share_the_weights_learn_what_one_does(name: str, kind: str, two: Path, tmp_path: Path) -> None:
-    stint(name, tmp_path, 4)
+    stint(name, tmp_path, 3)
     (facts, ours), (_, one) = (read(checkpoints(folder)[-1]) for folder in (two / f"{name}{kind}", tmp_path))
-    assert facts["step"] == 4
+    assert facts["step"] == 3
     assert ours.keys() == one.keys()
     for key, value in ours.items():
         torch.testing.assert_close(value, one[key], rtol=1e-4, atol=2e-6, msg=lambda why, key=key: f"{key}: {why}")
@@ -107,7 +107,7 @@ def test_damaged_pieces_are_noticed_and_give_way(two: Path, tmp_path: Path) -> N
         told: list[str] = []
         found = newest_pieces(tmp_path, told.append, Share())
         assert found is not None
-        assert found.facts["step"] == 4
+        assert found.facts["step"] == 3
         assert name in told[0]
         with pytest.raises(Damaged):
             joined(tmp_path / "step-00000009.pieces", tmp_path)
@@ -121,10 +121,13 @@ def test_damaged_pieces_are_noticed_and_give_way(two: Path, tmp_path: Path) -> N
 
 def test_what_cannot_be_sharded_is_refused() -> None:
     with pytest.raises(UserError, match="2 players"):
-        checked(recipe("pictures", 1, sharding="full"))
+        recipe("pictures", 1, sharding="full")
     with pytest.raises(UserError, match='sharding "some" is not known'):
-        checked(recipe("latents", 1, sharding="some"))
-    assert checked(recipe("latents", 1, sharding="full"))
+        recipe("latents", 1, sharding="some")
+    with pytest.raises(UserError, match="without sharding"):
+        recipe("latents", 1, spread=True)
+    with pytest.raises(UserError, match="no whole net"):
+        shard(nn.ParameterList([torch.zeros(2)]), torch.device("cpu"))
     assert nets(nn.ParameterList([torch.zeros(2)])) == [], "word vectors are no net"
     both = nn.ModuleDict({"a": nn.Linear(1, 1), "b": nn.ModuleList([nn.Linear(1, 1)])})
     assert nets(both) == [both["a"], both["b"][0]]  # type: ignore[index]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from aquatint.base import runtime
-from aquatint.base.errors import UserError, unknown
+from aquatint.base.errors import UserError
 from aquatint.base.noise import Noise
 from aquatint.base.runtime import DTYPES
 from aquatint.training import account, averages, parallel
@@ -41,7 +41,7 @@ class Run:
         self.players = dict(recipe.objective.players)
         for player in self.players.values():
             parallel.from_first_(player.to(recipe.device))
-        self.sharded = checked(recipe) and self.share.world > 1
+        self.sharded = recipe.sharding == "full" and self.share.world > 1
         self.whole = {name: copy.deepcopy(p).to("meta") for name, p in self.players.items()} if self.sharded else {}
         if self.sharded:
             for player in self.players.values():
@@ -191,21 +191,6 @@ def averages_of(recipe: Recipe, player: nn.Module) -> list[Average]:
     """All that is kept of a player's weights: averages of fixed decay, and those whose length is chosen later."""
     later = averages.WIDTHS if recipe.snapshot_steps else ()
     return [Average(player, decay) for decay in recipe.averages] + [averages.Profile(player, w) for w in later]
-
-
-def checked(recipe: Recipe) -> bool:
-    """Whether the recipe wants its weights sharded; UserError where that cannot be."""
-    if recipe.sharding not in ("none", "full"):
-        raise unknown("sharding", recipe.sharding, ("none", "full"))
-    if recipe.sharding == "full" and recipe.snapshot_steps:
-        raise UserError("Snapshots of averages with sharded weights.", "One of the two.", "Set snapshot_steps=0.")
-    if recipe.sharding == "full" and len(recipe.objective.players) > 1:
-        raise UserError(
-            f"{recipe.name} has {len(recipe.objective.players)} players.",
-            "One, where weights are sharded (docs/decisions/008).",
-            'Use sharding="none".',
-        )
-    return recipe.sharding == "full"
 
 
 def check_same(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> None:

@@ -66,8 +66,8 @@ def device() -> torch.device:
 def add_(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its sum over all processes, in one message."""
     if share().world > 1 and tensors:
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with talking():
-            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             dist.all_reduce(flat)
         _spread_(flat, tensors)
 

@@ -46,7 +46,7 @@ def own_parts(recipe: Recipe, share: Share) -> list[Share]:
     Raises UserError where the batch or its parts cannot be shared evenly.
     """
     parts = share.world if recipe.parts == 1 else recipe.parts
-    if parts < 1 or parts % share.world:
+    if parts % share.world:
         raise UserError(f"{recipe.parts} parts for {share.world} processes.", "1, or a multiple of their number.")
     if recipe.batch_size % parts:
         what = f"{share.world} processes" if recipe.parts == 1 else f"{parts} parts"

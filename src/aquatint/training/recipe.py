@@ -178,7 +178,7 @@ class Recipe:
     spread: bool = False
 
     def __post_init__(self) -> None:
-        least = {"batch_size": 1, "log_steps": 1, "snapshot_steps": 0, "watch_steps": 0}
+        least = {"batch_size": 1, "log_steps": 1, "snapshot_steps": 0, "watch_steps": 0, "parts": 1}
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise UserError(f"{name} = {getattr(self, name)}.", f"A whole number from {low}.")
@@ -189,6 +189,15 @@ class Recipe:
             raise UserError(f"averages hold {odd[0]:g}.", "Decays from 0, below 1.")
         if self.dtype not in ("float32", "bfloat16"):  # float16 would need its losses scaled
             raise unknown("dtype to train in", self.dtype, ("float32", "bfloat16"))
+        if self.sharding not in ("none", "full"):
+            raise unknown("sharding", self.sharding, ("none", "full"))
+        if self.sharding == "none" and self.spread:
+            raise UserError("Pieces of a checkpoint without sharding.", "Both, or neither.", 'Set sharding="full".')
+        if self.sharding == "full" and self.snapshot_steps:
+            raise UserError("Snapshots of averages with sharded weights.", "One of the two.", "Set snapshot_steps=0.")
+        if self.sharding == "full" and len(self.objective.players) > 1:
+            what = f"{self.name} has {len(self.objective.players)} players."
+            raise UserError(what, "One, where weights are sharded (docs/decisions/008).", 'Set sharding="none".')
         if set(self.optim) != set(self.objective.players):
             ours, theirs = (", ".join(sorted(names)) or "nobody" for names in (self.optim, self.objective.players))
             raise UserError(f"optim is for {ours}; those who learn are {theirs}.", "An Optim for each of these.")

@@ -23,10 +23,10 @@ def shard(player: nn.Module, device: torch.device) -> None:
 
     Raises UserError for a player without a net of its own (adapters, word vectors), which has nothing to spread.
     """
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     found = nets(player)
     if not found:
         raise UserError("There is no whole net among what learns.", 'sharding="none" for adapters and word vectors.')
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     with torch.no_grad():
         for weight in player.parameters():  # channels_last and other orders are not sharded
             weight.data = weight.contiguous()
