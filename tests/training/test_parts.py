@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from tests.training.company import digest, recipe, stint, together
-from torch import Tensor
+from torch import Tensor, nn
 
 from aquatint.base.errors import UserError
 from aquatint.base.noise import Noise
 from aquatint.training.loop import Run
-from aquatint.training.parts import Sum, own_parts
-from aquatint.training.recipe import Moment, Share
+from aquatint.training.optim import clip
+from aquatint.training.parts import Parts, Sum, own_parts
+from aquatint.training.recipe import Batch, Length, Loss, Losses, Moment, Optim, Recipe, Share
 from aquatint.training.state import checkpoints, read
 
 NAMES = ("latents", "pairs", "pictures")
@@ -136,6 +137,31 @@ def test_logs_are_the_mean_over_all_parts(tmp_path: Path) -> None:
     one, other = (run.take_step(Moment(0, 0.0)) for run in (whole, parted))
     assert one.keys() == other.keys()
     assert other == pytest.approx(one, rel=1e-5)
+
+
+class Twins:
+    """Two weights whose gradient is one and the same number, which autograd may hand out as one tensor."""
+
+    def __init__(self) -> None:
+        self.players = {"twins": nn.ParameterList([torch.zeros(3), torch.zeros(3)])}
+
+    def losses(self, batch: Batch, moment: Moment, noise: Noise) -> Losses:
+        a, b = self.players["twins"]
+        yield Loss("twins", (len(noise) * (a + b)).sum(), {})
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_weights_may_share_a_gradient(parts: int, tmp_path: Path) -> None:
+    twins = Twins()
+    optim = {"twins": Optim(lr=0.5, warmup=1, clip=1.0, decay=0.0)}
+    length = Length(steps=1)
+    run = Run(Recipe("twins", 0, twins, lambda m, s: {}, length, optim, batch_size=4, parts=parts), tmp_path)
+    found = next(iter(Parts([run.begun(p, run.moment) for p in run.parts], run.ways, run.share, fixed=parts > 1)))
+    for gradient in found.gradients:
+        assert torch.equal(gradient, torch.full((3,), 4.0 / parts))
+    assert clip(found.gradients, 6**0.5 / 8).item() == pytest.approx(4 / parts * 6**0.5)
+    for gradient in found.gradients:
+        torch.testing.assert_close(gradient, torch.full((3,), 0.125))
 
 
 def test_a_sum_is_a_tree_that_processes_may_divide() -> None:

@@ -116,7 +116,7 @@ class Run:
         """
         if not self.sharded:
             found = torch.autograd.grad(value, by, allow_unused=True)
-            return [torch.zeros_like(t) if g is None else g for t, g in zip(by, found, strict=True)]
+            return apart([torch.zeros_like(t) if g is None else g for t, g in zip(by, found, strict=True)])
         value.backward()
         gradients = [torch.zeros_like(own(t)) if t.grad is None else own(t.grad) for t in by]
         for tensor in by:
@@ -185,6 +185,16 @@ class Run:
                 copies[name].to_empty(device=self.recipe.device)
             copies[name].load_state_dict({key: whole(value, value) for key, value in average.shadow.items()})
         return copies
+
+
+def apart(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients that each have memory of their own: autograd may give one for two weights, and sums are in place."""
+    taken, found = set[int](), list[Tensor]()
+    for gradient in gradients:
+        shared = gradient.data_ptr() in taken or (0 in gradient.stride() and gradient.numel() > 1)
+        found.append(gradient.clone(memory_format=torch.contiguous_format) if shared else gradient)
+        taken.add(found[-1].data_ptr())
+    return found
 
 
 def averages_of(recipe: Recipe, player: nn.Module) -> list[Average]:
