@@ -35,7 +35,7 @@ def suffer(folder: Path, harm: str, capfd: pytest.CaptureFixture[str]) -> float:
     err = capfd.readouterr().err
     assert code not in (None, 0), f"the other still waits, or ended well: {code}"
     assert "goes on from its last checkpoint" in err, err[-2000:]
-    assert (code == STATUS) == harm.startswith("STOP"), code
+    assert code == STATUS or harm.startswith("KILL"), "nothing else tells of a process that is stopped"
     return ended - float(folder.with_suffix(".struck").read_text())
 
 
@@ -43,8 +43,8 @@ def suffer(folder: Path, harm: str, capfd: pytest.CaptureFixture[str]) -> float:
 def test_the_other_notices_and_the_run_goes_on(
     harm: str, unharmed: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AQUATINT_SILENCE", "1.5")
-    assert suffer(tmp_path / "run", harm, capfd) < 5.0
+    monkeypatch.setenv("AQUATINT_SILENCE", "5")
+    assert suffer(tmp_path / "run", harm, capfd) < 15.0
     whole("latents", tmp_path / "run")  # by one process now: the bits do not depend on their number
     assert digest(tmp_path / "run") == unharmed
 
