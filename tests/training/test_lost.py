@@ -10,6 +10,7 @@ import pytest
 from tests.training.company import POINTS, digest, started, together, whole
 
 from aquatint.base.errors import UserError
+from aquatint.training.parallel import share
 from aquatint.training.pulse import STATUS, silence
 
 ROOT = Path(__file__).parents[2]
@@ -96,3 +97,16 @@ def test_silence_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv("AQUATINT_SILENCE", text)
         with pytest.raises(UserError, match="AQUATINT_SILENCE"):
             silence()
+
+
+def end_apart(folder: Path) -> None:
+    """The first process goes on for some seconds after the other has ended well."""
+    if share().rank == 0:
+        time.sleep(4.0)
+    (folder / str(share().rank)).touch()
+
+
+def test_a_process_that_ends_well_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AQUATINT_SILENCE", "2")
+    together(2, end_apart, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]

@@ -198,4 +198,4 @@ def _loss(said: Loss | Every | None) -> Loss:
 
 
 def _numbers(loss: Loss) -> Tensor:
-    return torch.tensor(list(loss.logs.values()), device=loss.value.device)
+    return torch.tensor(list(loss.logs.values()), dtype=torch.float32, device=loss.value.device)

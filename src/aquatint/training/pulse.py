@@ -7,12 +7,13 @@ What takes long (a save, a sheet, a slow step) does not silence that thread, unl
 while: safetensors' own `save` does, for 8 s a GiB on a busy machine; base/files.py's writes do not.
 """
 
-import atexit
 import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
+from multiprocessing.util import Finalize
 
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
@@ -44,9 +45,14 @@ def board(world: int, *, keeper: bool) -> Store:
     process that is started again would find there the addresses of those that are gone.
     """
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    keeper = keeper and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    keeper = keeper and not by_torchrun()
     store = TCPStore(address, port, None, keeper, timedelta(minutes=2), wait_for_workers=False, multi_tenant=True)
     return PrefixStore(f"aquatint/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{world}", store)
+
+
+def by_torchrun() -> bool:
+    """Whether torchrun keeps the board, and not the first process."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 class Pulse:
@@ -63,48 +69,49 @@ class Pulse:
         self.store.set(str(rank), "0")
         self.store.wait([str(other) for other in self.others])
         self.heard = dict.fromkeys(self.others, time.monotonic())
-        self.over = False
-        atexit.register(self._leave)
-        for work in (self._beat, self._watch):
-            threading.Thread(target=work, daemon=True, name="pulse").start()
+        self.over = threading.Event()
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._beat, self._watch)]
+        Finalize(None, self._leave, exitpriority=10)  # atexit's, and that of processes which multiprocessing began
+        for thread in self.threads:
+            thread.start()
 
     def _beat(self) -> None:
         count, last = 0, dict.fromkeys(self.others, b"")
-        while not self.over:
+        while not self.over.is_set():
             count += 1
             try:
                 self.store.set(str(self.rank), str(count))
                 said = self.store.multi_get([str(other) for other in self.others])
-            except RuntimeError:  # the process that kept the store has ended: those that still wait for it are told so
-                self.over = True
+            except RuntimeError:
+                if by_torchrun() and not self.over.is_set():  # its agents wait for one another before they end
+                    self._end("The machine that keeps the run's words is gone.")
+                self.over.set()  # kept by the first process, which has ended: whoever still waits for it is told so
                 return
             for other, beat in zip(self.others, said, strict=True):
                 if beat != last[other] or beat == GONE.encode():
                     last[other], self.heard[other] = beat, time.monotonic()
-            time.sleep(self.pause)
+            self.over.wait(self.pause)
 
     def _watch(self) -> None:
-        while not self.over:
+        while not self.over.is_set():
             before = time.monotonic()
-            time.sleep(self.pause)
+            self.over.wait(self.pause)
             now = time.monotonic()
             if now - before > 2 * self.pause + 1:  # it is we who were stopped
                 self.heard = dict.fromkeys(self.others, now)
             for other, when in self.heard.items():
-                if now - when > self.seconds and not self.over:
-                    print(
-                        f"Process {other} of {self.world} has not been heard of for {now - when:.0f} s: it is stopped, "
-                        f"or its machine is cut off. Process {self.rank} ends. "
-                        "Start the run again: it goes on from its last checkpoint.",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-                    os._exit(STATUS)
+                if now - when > self.seconds and not self.over.is_set():
+                    what = f"Process {other} of {self.world} has not been heard of for {now - when:.0f} s"
+                    self._end(f"{what}: it is stopped, or its machine is cut off.")
+
+    def _end(self, why: str) -> None:
+        advice = "Start the run again: it goes on from its last checkpoint."
+        print(f"{why} Process {self.rank} ends. {advice}", file=sys.stderr, flush=True)
+        os._exit(STATUS)
 
     def _leave(self) -> None:
-        if not self.over:
-            self.over = True
-            try:
+        if not self.over.is_set():
+            self.over.set()
+            self.threads[0].join(timeout=5)  # its last word may not come after ours
+            with suppress(RuntimeError):  # nobody may be there to be told
                 self.store.set(str(self.rank), GONE)
-            except RuntimeError:  # nobody is there to be told
-                return
