@@ -185,7 +185,8 @@ def test_the_pocket_world_with_any_model(
     assert found.figure("right").value == 0.0  # type: ignore[union-attr]
     assert found.scores is not None
     assert found.scores.row("true renders", "subject").scores["object"] == (2, 2)
-    assert found.scores.row("reconstructions", "of all categories").scores["all"][1] == 2
+    assert found.scores.total().row("reconstructions", "together").scores["all"][1] == 2
+    assert all("object" in lacks for lacks in found.wrong)
     assert "| true renders | together | 4 " in out
     assert config.from_json(Results, config.to_json(found)) == found
     check_page(Path("run/report.html").read_text())
