@@ -2,7 +2,7 @@
 
 import pytest
 
-from aquatint.evaluation.compared import apart
+from aquatint.evaluation.compared import apart, of_share_change
 from aquatint.evaluation.intervals import of_share
 from aquatint.evaluation.metrics import wilson
 from aquatint.evaluation.results import Figure, figure, meaning, number, said
@@ -21,6 +21,26 @@ def test_shares_apart_have_newcombes_intervals(after, before, low, high):
     found = apart(share(*before), share(*after))
     assert found.value == pytest.approx(after[0] / after[1] - before[0] / before[1])
     assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def pairs(both: int, first: int, second: int, neither: int):
+    """(before, after): pictures that are right in both, only after, only before, in neither."""
+    after = [1.0] * (both + first) + [0.0] * (second + neither)
+    return [1.0] * both + [0.0] * first + [1.0] * second + [0.0] * neither, after
+
+
+def test_shares_in_pairs_have_newcombes_interval():
+    """Newcombe 1998 (paired data), table II, method 10: 36, 12, 2, 0."""
+    found = of_share_change(*pairs(36, 12, 2, 0))
+    assert found[:3] == pytest.approx((0.2, 0.0569, 0.3404), abs=5e-5)
+
+
+def test_pairs_that_are_all_alike_are_not_certain():
+    found = of_share_change(*pairs(12, 0, 0, 0))
+    assert found.value == 0
+    assert found.low < -0.2 < 0.2 < found.high
+    often = of_share_change(*pairs(50, 0, 0, 50))  # most pairs agree: that tells more than shares apart
+    assert often.high < 0.1 < apart(share(50, 100), share(50, 100)).high
 
 
 def test_what_has_no_interval_has_no_change_to_be_sure_of():

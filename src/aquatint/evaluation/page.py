@@ -39,6 +39,8 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
 .plots figure { margin: 0; background: #fff; color: #222; border-radius: 4px; padding: 0.5rem; }
 .plots img { width: 100%; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 0.8rem; }
+.side { grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
+.side figure div { display: flex; gap: 0.2rem; } .side img { flex: 1; min-width: 0; }
 .sheet figure { margin: 0; } .sheet img { width: 100%; border-radius: 3px; display: block; }
 figcaption { font-size: 0.8em; overflow-wrap: anywhere; } .no { color: #c0392b; } .yes { color: #1f7a4d; }
 """.strip()
