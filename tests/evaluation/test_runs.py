@@ -9,7 +9,7 @@ import torch
 from aquatint.base.errors import UserError
 from aquatint.evaluation.detector import Classes, Detector, Found, Sight
 from aquatint.evaluation.prompts import CATEGORIES, SINGLE, judge, prompts
-from aquatint.evaluation.runs import Row, Table, controls, crossed, gather, score, truth
+from aquatint.evaluation.runs import Row, Table, controls, crossed, evaluate, gather, truth
 from aquatint.training.data.captions import vocabulary
 from aquatint.training.data.render import has_font
 from aquatint.training.data.scenes import held_out
@@ -108,7 +108,7 @@ def test_true_renders_score_everything_and_wrong_captions_nothing():
 
 
 @needs_font
-def test_gather_hands_every_prompt_its_own_seed_and_totals_add_up():
+def test_evaluate_hands_every_prompt_its_own_seed_and_totals_add_up():
     asked: list[tuple[str, int]] = []
     scenes = {prompt.text: index for index, prompt in enumerate(ASKED)}
     pictures = truth(ASKED)
@@ -117,11 +117,10 @@ def test_gather_hands_every_prompt_its_own_seed_and_totals_add_up():
         asked.extend(zip(texts, seeds, strict=True))
         return torch.from_numpy(pictures[[scenes[text] for text in texts]])
 
-    painted = gather(paint, ASKED, seed=100, batch=10)
+    table = evaluate(paint, Oracle(), ASKED, source="perfect", seed=100, batch=10)
     assert asked == [(prompt.text, 100 + index) for index, prompt in enumerate(ASKED)]
-    table = score(painted, Oracle(), ASKED, "perfect") + score(painted, Oracle(), crossed(ASKED), "wrong")
     assert table.row("perfect", "subject").share("all").value == 1.0
-    assert table.row("wrong", "subject").share("all").value == 0.0
+    assert table.row("perfect, wrong caption", "subject").share("all").value == 0.0
     singles = table.total(SINGLE, "single").row("perfect", "single")
     assert singles.scores["all"] == (28 * 4, 28 * 4)
 

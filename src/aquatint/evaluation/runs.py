@@ -112,6 +112,21 @@ def gather(paint: Paint, prompts: Sequence[Prompt], *, seed: int = 0, batch: int
     return np.concatenate(parts)
 
 
+def evaluate(
+    paint: Paint,
+    detector: Detector,
+    prompts: Sequence[Prompt],
+    *,
+    source: str = "painted",
+    seed: int = 0,
+    batch: int = 16,
+) -> Table:
+    """The scores of a painter, and below them those of the same pictures held against other prompts (`crossed`)."""
+    pictures = gather(paint, prompts, seed=seed, batch=batch)
+    control = score(pictures, detector, crossed(prompts), f"{source}, wrong caption")
+    return score(pictures, detector, prompts, source) + control
+
+
 def crossed(prompts: Sequence[Prompt]) -> list[Prompt]:
     """In each prompt's place the next one of its category that says something else: the wrong-caption control.
 
