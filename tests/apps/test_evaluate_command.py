@@ -185,7 +185,8 @@ def test_the_pocket_world_with_any_model(
     assert found.figure("right").value == 0.0  # type: ignore[union-attr]
     assert found.scores is not None
     assert found.scores.row("true renders", "subject").scores["object"] == (2, 2)
-    assert found.scores.row("reconstructions", "of all categories").scores["all"][1] == 2
+    assert found.scores.total().row("reconstructions", "together").scores["all"][1] == 2
+    assert all("object" in lacks for lacks in found.wrong)
     assert "| true renders | together | 4 " in out
     assert config.from_json(Results, config.to_json(found)) == found
     check_page(Path("run/report.html").read_text())
@@ -200,8 +201,9 @@ def test_side_by_side(capfd: pytest.CaptureFixture[str], model: Path, other: Pat
     assert code == 0, err
     rows = {cells[0]: cells for line in out.splitlines() if (cells := [c.strip() for c in line.strip("| ").split("|")])}
     assert rows["figure"][1:4] == ["a", "b", "c"]
-    for name in ("CLIP score", "Fréchet distance, pixels", "R-precision", "autoencoder: PSNR, dB"):
-        assert re.match(r"\+0\.0(000)? \(0\.0(000)? to 0\.0(000)?\)", rows[name][6]), rows[name]  # a and c are one
+    for name in ("CLIP score", "Fréchet distance, pixels", "R-precision", "autoencoder: PSNR, dB"):  # a and c are one
+        nothing = r"\+0\.0 \(-.* to .*\)" if name == "R-precision" else r"\+0\.0000 \(0\.0000 to 0\.0000\)"
+        assert re.fullmatch(nothing, rows[name][6]), rows[name]
         assert rows[name][7] == "not sure"
     found = json.loads(Path("side/changes.json").read_text())
     score = next(line for line in found["lines"] if line["name"] == "clip_score")

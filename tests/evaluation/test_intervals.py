@@ -39,7 +39,7 @@ def test_students_quantile_is_scipys():
 
 
 def test_means_are_covered_and_equal_scipys_bootstrap():
-    assert 0.91 <= covered([of_mean(cloud(i, 60, 1)[:, 0]) for i in range(300)], 0.0) <= 0.98
+    assert 0.9 <= covered([of_mean(cloud(i, 60, 1)[:, 0]) for i in range(150)], 0.0) <= 0.99
     values = np.random.default_rng(0).exponential(size=80)
     found = of_mean(torch.from_numpy(values))
     theirs = scipy.stats.bootstrap((values,), np.mean, method="percentile", n_resamples=4000, rng=1)
@@ -81,10 +81,18 @@ def test_fewer_pictures_than_dimensions_halves_err_on_the_safe_side_and_a_bootst
     assert 1.0 < (found.high - found.value) / (1.96 * fresh.std()) < 2.0
 
 
+def test_pairs_are_halved_together():
+    true = cloud(0, 60, 6)
+    again = true + 0.05 * cloud(1, 60, 6)
+    paired, apart = of_frechet(again, true, paired=True), of_frechet(again, true)
+    assert paired.value == apart.value
+    assert (paired.high - paired.low) < 0.2 * (apart.high - apart.low)
+
+
 def test_kernel_intervals_cover_nought_for_one_distribution():
-    found = [of_kernel(cloud(2 * i, 60, 4), cloud(2 * i + 1, 60, 4)) for i in range(300)]
-    assert 0.91 <= covered(found, 0.0) <= 0.99
-    assert abs(float(np.mean([one.value for one in found]))) < 0.02
+    found = [of_kernel(cloud(2 * i, 60, 4), cloud(2 * i + 1, 60, 4)) for i in range(150)]
+    assert 0.9 <= covered(found, 0.0) <= 0.99
+    assert abs(float(np.mean([one.value for one in found]))) < 0.03
     apart = of_kernel(cloud(0, 100, 4), cloud(1, 100, 4, 1.0))
     assert apart.low > 0
     few = cloud(0, 19, 4), cloud(1, 40, 4)

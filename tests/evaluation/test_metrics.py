@@ -12,7 +12,6 @@ from aquatint.evaluation.metrics import (
     frechet,
     kernel,
     nearest,
-    nearest_features,
     psnr,
     r_precision,
     ssim,
@@ -92,16 +91,6 @@ def test_frechet_equals_the_matrix_root_of_skewed_covariances():
     assert frechet(a, b) == pytest.approx(float(wanted), rel=1e-9)
 
 
-def test_nearest_finds_the_copy_and_measures_the_rest():
-    references = pictures(4, n=20, side=64)
-    asked = references[[7, 3]].copy()
-    asked[1] = np.clip(asked[1].astype(int) + 10, 0, 255)
-    found = nearest(asked, references)
-    assert found.which.tolist() == [7, 3]
-    assert float(found.distance[0]) == pytest.approx(0.0, abs=0.05)
-    assert 8 < float(found.distance[1]) <= 10
-
-
 def cloud(seed: int, n: int, d: int, shift: float = 0.0, scale: float = 1.0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(shift, scale, (n, d)))
 
@@ -179,9 +168,9 @@ def test_r_precision_of_strangers_is_chance():
     assert torch.equal(found.first, r_precision(texts, pictures, [str(i) for i in range(400)], candidates=10).first)
 
 
-def test_nearest_features_are_those_that_a_loop_finds():
+def test_nearest_references_are_those_that_a_loop_finds():
     a, b = cloud(0, 30, 5), cloud(1, 40, 5)
-    found = nearest_features(a, b)
+    found = nearest(a, b)
     for i, x in enumerate(a):
         distances = [float((x - y).norm()) for y in b]
         assert int(found.which[i]) == int(np.argmin(distances))

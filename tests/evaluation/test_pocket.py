@@ -1,12 +1,12 @@
 """The carried model, through the door that everybody takes: it paints what was asked for, and not something else."""
 
 import numpy as np
-from benchmarks.scores import DETECTOR
 
 import aquatint
 from aquatint.evaluation.detector import Detector
 from aquatint.evaluation.prompts import prompts
 from aquatint.evaluation.runs import crossed, score
+from aquatint.evaluation.spaces import DETECTOR
 from aquatint.training.data.world import MEDIUM
 
 

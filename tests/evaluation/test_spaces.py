@@ -1,6 +1,7 @@
 """Feature spaces: what they look at, what they are called, and which programs are never run."""
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from aquatint.base.errors import UserError
 from aquatint.evaluation import spaces
 from aquatint.evaluation.detector import Classes, Detector
+from aquatint.evaluation.metrics import nearest
 from aquatint.nets.text import ImageConfig, ImageTower, TextConfig, TextEncoder
 from aquatint.nets.tokenizer import Tokenizer
 from aquatint.training.data.world import SMALL
@@ -42,7 +44,9 @@ class Shapeless(nn.Module):
 
 
 def script(path: Path, module: nn.Module) -> str:
-    torch.jit.save(torch.jit.script(module), path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole
+        torch.jit.save(torch.jit.script(module), path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -129,3 +133,13 @@ def test_features_do_not_depend_on_the_batch():
     pictures = [picture(seed) for seed in range(spaces.BATCH + 3)]
     whole = spaces.pixels().features(pictures)
     assert torch.equal(whole[-1:], spaces.pixels().features(pictures[-1:]))
+
+
+def test_thumbs_find_the_copy_and_measure_the_rest():
+    references = [picture(seed) for seed in range(20)]
+    lighter = Image.fromarray(np.clip(np.asarray(references[3]).astype(int) + 10, 0, 255).astype(np.uint8))
+    space = spaces.thumbs()
+    found = nearest(space.features([references[7], lighter]), space.features(references))
+    assert found.which.tolist() == [7, 3]
+    assert float(found.distance[0]) == pytest.approx(0.0, abs=0.05)
+    assert 8 < float(found.distance[1]) <= 10

@@ -13,10 +13,12 @@ from aquatint.base import config, files
 from aquatint.base.errors import UserError
 from aquatint.evaluation import page, results
 from aquatint.evaluation.intervals import Estimate, of_frechet_change, of_kernel_change, of_mean_change
+from aquatint.evaluation.metrics import wilson
 from aquatint.evaluation.painted import Painted, flat, read_settings
 from aquatint.evaluation.results import SHARES, Figure, Results, meaning, number, said, table
 from aquatint.evaluation.sets import Asked
 
+OF_REFERENCES = ("_floor", "_references")  # figures that no model changes
 CHANCE = "An interval of 95 % leaves 0 out by chance once in twenty figures: what several figures say alike counts."
 
 
@@ -87,7 +89,8 @@ def compared(folders: Sequence[Path]) -> Compared:
     first = every[0]
     paired = all(one.settings.request.seeds == first.settings.request.seeds for one in every)
     features = [results.features_of(folder) for folder in folders]
-    names = [one.name for one in first.figures if all(other.figure(one.name) for other in every)]
+    shown = (one.name for one in first.figures if not one.name.endswith(OF_REFERENCES))
+    names = [name for name in shown if all(other.figure(name) for other in every)]
     lines = []
     for name in names:
         found = tuple(figure for one in every if (figure := one.figure(name)) is not None)
@@ -147,6 +150,8 @@ def _paired(
     """The change by pairs; None where the figure has none."""
     before, after = (_values(name, one) for one in (every[0], every[other]))
     if before is not None and after is not None and len(before) == len(after) > 1:
+        if name.startswith(SHARES):
+            return of_share_change(before, after)
         return of_mean_change(torch.tensor(before), torch.tensor(after))
     for space in every[0].spaces:
         clouds = [one.get(f"painted/{space.name}") for one in (features[0], features[other])]
@@ -183,6 +188,29 @@ def apart(before: Figure, after: Figure) -> Estimate:
     low = value - math.hypot(after.value - b[0], a[1] - before.value)
     high = value + math.hypot(b[1] - after.value, before.value - a[0])
     return Estimate(value, low, high, "apart")
+
+
+def of_share_change(before: Sequence[float], after: Sequence[float]) -> Estimate:
+    """after - before of two shares of the same pictures, 0 or 1 each (Newcombe 1998, paired data, method 10).
+
+    Wilson's bounds of both, joined as in `apart`, less what the correlation of the pairs explains. Where all pairs are
+    alike, a bootstrap would give an interval of no width.
+    """
+    n, (x, y) = len(before), (torch.tensor(values, dtype=torch.float64) for values in (after, before))
+    both, first, second = (float(part.sum()) for part in (x * y, x * (1 - y), y * (1 - x)))
+    neither = n - both - first - second
+    product = both * neither - first * second
+    product = max(product - n / 2, 0.0) if product > 0 else product  # his correction for continuity
+    sides = (both + first) * (second + neither) * (both + second) * (first + neither)
+    phi = product / math.sqrt(sides) if sides else 0.0
+    a, b = wilson(int(both + first), n), wilson(int(both + second), n)
+
+    def reach(p: float, q: float) -> float:
+        return math.sqrt(max(0.0, p * p - 2 * phi * p * q + q * q))
+
+    value = a.value - b.value
+    low, high = reach(a.value - a.low, b.high - b.value), reach(b.value - b.low, a.high - a.value)
+    return Estimate(value, value - low, value + high, "pairs")
 
 
 def _bounds(one: Figure) -> tuple[float, float]:
@@ -226,9 +254,7 @@ def _sheet(found: Compared, folders: Sequence[Path]) -> str:
     runs = [Painted(folder, read_settings(folder), asked) for folder in folders]
     made = []
     for index in page.of_sheet(asked):
-        shown = "".join(
-            f"<figure>{page.picture(run[index])}<figcaption>{escape(name)}</figcaption></figure>"
-            for name, run in zip(found.runs, runs, strict=True)
-        )
-        made.append(f'<p>{escape(first.prompts[index])}</p><div class="sheet">{shown}</div>')
-    return f"<h2>Pictures</h2>\n{''.join(made)}"
+        shown = "".join(page.picture(run[index]) for run in runs)
+        made.append(f"<figure><div>{shown}</div><figcaption>{escape(first.prompts[index])}</figcaption></figure>")
+    title = f"<h2>Pictures: {escape(', '.join(found.runs))}, from the left</h2>"
+    return f'{title}\n<div class="sheet side">\n{"".join(made)}\n</div>'

@@ -24,7 +24,7 @@ from aquatint.evaluation.intervals import (
     of_share,
     of_statistic,
 )
-from aquatint.evaluation.metrics import clip_scores, nearest_features, psnr, r_precision, ssim, wilson
+from aquatint.evaluation.metrics import clip_scores, nearest, psnr, r_precision, ssim, wilson
 from aquatint.evaluation.painted import Painted
 from aquatint.evaluation.prompts import FACTS
 from aquatint.evaluation.results import VERSION, Figure, Looked, Results, figure
@@ -56,6 +56,7 @@ class Finding:
     features: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     scores: Table | None = None
+    wrong: tuple[str, ...] = ()
 
     def add(self, name: str, found: Estimate, n: int) -> None:
         """One figure more."""
@@ -78,7 +79,7 @@ def check(asked: Asked, eyes: Eyes, training: Gallery | None) -> None:
             "--reference FOLDER.",
         )
     space = spaces.thumbs()
-    found = nearest_features(space.features(asked.references), space.features(training)).distance
+    found = nearest(space.features(asked.references), space.features(training)).distance
     if same := int((found == 0).sum()):
         raise UserError(
             f"{same} of the {len(asked.references)} references are training pictures.",
@@ -139,6 +140,7 @@ def measure(
         seconds,
         asked.prompts,
         asked.categories,
+        finding.wrong,
     )
     return results, finding.features
 
@@ -154,6 +156,7 @@ def _prompts(finding: Finding, painted: Painted, detector: Detector) -> None:
     whole = own.total().rows[0]
     finding.add("right", of_share(whole.share("all")), len(scenes))
     finding.values["right"] = tuple(float(verdict["all"]) for verdict in judged)
+    finding.wrong = tuple(", ".join(fact for fact in FACTS if not verdict.get(fact, True)) for verdict in judged)
     for row in own.rows:
         finding.add(f"right/{row.category}", of_share(row.share("all")), row.scores["all"][1])
     for fact in (fact for fact in FACTS if fact in whole.scores):
@@ -216,7 +219,7 @@ def _autoencoder(finding: Finding, painted: Painted, eyes: Eyes, bundle: Bundle,
     if eyes.detector is not None and finding.scores is not None and truths is not None:
         scenes = [painted.asked.scenes[index] for index in which]
         judged = verdicts(np.concatenate([b for _, b in pairs]), eyes.detector, scenes)
-        finding.scores += counted(judged, scenes, "reconstructions").total(name="of all categories")
+        finding.scores += counted(judged, scenes, "reconstructions")
 
 
 def _copies(finding: Finding, painted: Painted, every: Sequence[Space], training: Gallery) -> None:
@@ -237,8 +240,8 @@ def _copies(finding: Finding, painted: Painted, every: Sequence[Space], training
     for space in every:
         taught = torch.cat(looked[space.name])
         ours, true = (finding.features.get(f"{name}/{space.name}") for name in ("painted", "references"))
-        near = nearest_features(space.features(painted) if ours is None else ours, taught).distance
-        fresh = nearest_features(space.features(references) if true is None else true, taught).distance
+        near = nearest(space.features(painted) if ours is None else ours, taught).distance
+        fresh = nearest(space.features(references) if true is None else true, taught).distance
         limit = float(fresh.min())
         finding.values[f"nearest_{space.name}"] = tuple(near.double().tolist())
         finding.values[f"nearest_{space.name}/true"] = tuple(fresh.double().tolist())

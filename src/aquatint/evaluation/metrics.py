@@ -130,31 +130,18 @@ def r_precision(
 
 
 class Nearest(NamedTuple):
-    """For each picture the root mean squared pixel difference (0 ... 255) to its nearest reference, and which it is."""
+    """For each picture the distance to its nearest reference, and which it is."""
 
     distance: Float[Tensor, " n"]
     which: Int[Tensor, " n"]
 
 
-def nearest(
-    pictures: UInt8[np.ndarray, "n h w 3"], references: UInt8[np.ndarray, "m h w 3"], side: int = 32
-) -> Nearest:
-    """Nearest references by pixels at `side` x `side` px: a model that copies its training pictures shows it here.
-
-    A copy has a distance near 0; compare with the same measure for fresh true scenes, which is what not copying gives.
-    """
-    flat = [thumbnails(group, side).flatten(1).double() for group in (pictures, references)]
-    distances = torch.cat([torch.cdist(part, flat[1]) for part in flat[0].split(256)]) / math.sqrt(flat[0].shape[1])
-    best = distances.min(1)
-    return Nearest(best.values.float(), best.indices)
+def nearest(features: Float[Tensor, "n d"], references: Float[Tensor, "m d"]) -> Nearest:
+    """Nearest references by the Euclidean distance of their features."""
+    parts = [torch.cdist(part.double(), references.double()).min(1) for part in features.split(256)]
+    return Nearest(torch.cat([best.values for best in parts]).float(), torch.cat([best.indices for best in parts]))
 
 
 def thumbnails(pictures: UInt8[np.ndarray, "n h w 3"], side: int) -> Float[Tensor, "n 3 s s"]:
     """Pictures averaged down to side x side, 0 ... 255, float32."""
     return F.adaptive_avg_pool2d(torch.from_numpy(pictures).permute(0, 3, 1, 2).float(), side)
-
-
-def nearest_features(features: Float[Tensor, "n d"], references: Float[Tensor, "m d"]) -> Nearest:
-    """Nearest references by the Euclidean distance of their features."""
-    parts = [torch.cdist(part.double(), references.double()).min(1) for part in features.split(256)]
-    return Nearest(torch.cat([best.values for best in parts]).float(), torch.cat([best.indices for best in parts]))

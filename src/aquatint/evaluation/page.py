@@ -35,10 +35,12 @@ td:first-child { min-width: 15rem; } summary { margin: 0.6rem 0; cursor: pointer
 th { font-weight: 600; border-bottom: 1px solid #8888; } tr + tr td { border-top: 1px solid #8883; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .dim { opacity: 0.7; font-size: 0.87em; } .scroll { overflow-x: auto; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
 .plots figure { margin: 0; background: #fff; color: #222; border-radius: 4px; padding: 0.5rem; }
 .plots img { width: 100%; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 0.8rem; }
+.side { grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
+.side figure div { display: flex; gap: 0.2rem; } .side img { flex: 1; min-width: 0; }
 .sheet figure { margin: 0; } .sheet img { width: 100%; border-radius: 3px; display: block; }
 figcaption { font-size: 0.8em; overflow-wrap: anywhere; } .no { color: #c0392b; } .yes { color: #1f7a4d; }
 """.strip()
@@ -125,8 +127,13 @@ def _group(title: str, starts: tuple[str, ...], results: Results) -> str:
     chosen = [one for one in results.figures if one.name.startswith(starts)]
     if not chosen:
         return ""
-    lines = [(meaning(one.name).words, *_cells(one), str(one.n), one.how, meaning(one.name).about) for one in chosen]
-    head = ("figure", "value", "95 % interval", "n", "interval by", "what it is")
+    told = [meaning(one.name).about for one in chosen]
+    told = [text if index == told.index(text) else "" for index, text in enumerate(told)]  # said once
+    lines = [
+        (meaning(one.name).words, *_cells(one), str(one.n), one.how, text)
+        for one, text in zip(chosen, told, strict=True)
+    ]
+    head = ("figure", "value", "95 % interval", "n", "by", "what it is")
     return f"<h2>{escape(title)}</h2>\n{rows(head, lines, (1, 2, 3))}"
 
 
@@ -178,12 +185,13 @@ def _row(row: Row, facts: Sequence[str]) -> tuple[str, ...]:
 
 def _sheet(results: Results, painted: Painted) -> str:
     """Some of the pictures, with what was asked and whether the detector found it."""
-    asked, right, made = painted.asked, results.values.get("right"), []
+    asked, made = painted.asked, []
     for index in of_sheet(asked):
         told = f"{asked.prompts[index]} ({results.settings.request.seeds[0] + index})"
         verdict = ""
-        if right is not None:
-            verdict = ' <b class="yes">right</b>' if right[index] else ' <b class="no">not right</b>'
+        if results.wrong:
+            lacks = results.wrong[index]
+            verdict = f' <b class="no">not right: {escape(lacks)}</b>' if lacks else ' <b class="yes">right</b>'
         made.append(f"<figure>{picture(painted[index])}<figcaption>{escape(told)}{verdict}</figcaption></figure>")
     title = f"<h2>Pictures ({len(made)} of {len(painted)}; seed in brackets)</h2>"
     return f'{title}\n<div class="sheet">\n{"".join(made)}\n</div>'

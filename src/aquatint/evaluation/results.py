@@ -50,7 +50,7 @@ class Results:
     scores   the detector's table, with its controls
     notes    what was not measured, and why
     seconds  what painting and measuring took
-    prompts, categories   of each picture
+    prompts, categories   of each picture;  wrong: the facts that it lacks ("number, position"), where a detector looked
     """
 
     version: int
@@ -66,6 +66,7 @@ class Results:
     seconds: Mapping[str, float] = field(default_factory=dict)
     prompts: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
 
     def figure(self, name: str) -> Figure | None:
         """The figure of that name, if there is one."""
@@ -181,12 +182,14 @@ MEANINGS = {
     "r_precision": Meaning("R-precision", 1, "Pictures that are nearer to their own prompt than to up to 99 others."),
     "fid": Meaning("FID", -1, "Fréchet distance to the references in the Inception of 2015; biased upwards for few."),
     "kid": Meaning("KID", -1, "Kernel distance to the references in the Inception of 2015; unbiased."),
-    "fid_floor": Meaning("FID, true renders", 0, "Of the prompts' own renders: no painter goes below."),
-    "kid_floor": Meaning("KID, true renders", 0, "Of the prompts' own renders: no painter goes below."),
+    "fid_floor": Meaning("FID, true renders", 0, "Of the prompts' own renders: what a perfect painter would have."),
+    "kid_floor": Meaning("KID, true renders", 0, "Of the prompts' own renders: what a perfect painter would have."),
     "fd_*_floor": Meaning(
-        "Fréchet distance, *, true renders", 0, "Of the prompts' own renders: no painter goes below."
+        "Fréchet distance, *, true renders", 0, "Of the prompts' own renders: what a perfect painter would have."
     ),
-    "kd_*_floor": Meaning("kernel distance, *, true renders", 0, "Of the prompts' own renders: no painter goes below."),
+    "kd_*_floor": Meaning(
+        "kernel distance, *, true renders", 0, "Of the prompts' own renders: what a perfect painter would have."
+    ),
     "fd_*": Meaning("Fréchet distance, *", -1, "To the references; biased upwards for few pictures."),
     "kd_*": Meaning("kernel distance, *", -1, "To the references; unbiased, 0 in the mean for true pictures."),
     "psnr": Meaning("autoencoder: PSNR, dB", 1, "Of true pictures and their reconstructions."),

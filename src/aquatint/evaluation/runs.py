@@ -1,11 +1,10 @@
-"""Evaluation runs: prompts painted, looked at and scored, with the controls that show what the scores are worth."""
+"""Prompts painted, looked at by the detector and scored, with the controls that show what the scores are worth."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -13,16 +12,14 @@ from aquatint.base import config
 from aquatint.base.errors import UserError
 from aquatint.evaluation.detector import Detector
 from aquatint.evaluation.lessons import scrambled
-from aquatint.evaluation.metrics import Share, frechet, nearest, psnr, ssim, wilson
+from aquatint.evaluation.metrics import Share, wilson
 from aquatint.evaluation.prompts import FACTS, SEED, Prompt, judge
 from aquatint.training.data.captions import canonical
 from aquatint.training.data.render import render
 from aquatint.training.data.scenes import DAMAGE, Draws
-from aquatint.training.data.stream import Stream
 
 Pictures = UInt8[np.ndarray, "n h w 3"]
 Paint = Callable[[list[str], list[int]], np.ndarray | Tensor]  # (prompts, seeds) -> uint8 [n, h, w, 3]
-Autoencode = Callable[[Pictures], Pictures]
 
 
 @dataclass(frozen=True)
@@ -151,44 +148,14 @@ def truth(prompts: Sequence[Prompt], size: int | None = None) -> Pictures:
     return np.stack([render(prompt.scene, size) for prompt in prompts])
 
 
-def controls(detector: Detector, prompts: Sequence[Prompt], autoencode: Autoencode | None = None) -> Table:
-    """What the detector scores on true renders and on their reconstructions, the ceilings of every other row; and the
-    floors: true renders held against other prompts, and renders of subjects with their tiles shuffled."""
+def controls(detector: Detector, prompts: Sequence[Prompt]) -> Table:
+    """What the detector scores on true renders, the ceiling of every other row; and the floors: true renders held
+    against other prompts, and renders of subjects with their tiles shuffled."""
     pictures = truth(prompts)
     table = score(pictures, detector, prompts, "true renders")
-    if autoencode is not None:
-        table += score(autoencode(pictures), detector, prompts, "reconstructions")
     table += score(pictures, detector, crossed(prompts), "true renders, wrong caption")
     alone = [index for index, prompt in enumerate(prompts) if prompt.category == "subject"]
     if alone:
         shuffled = np.stack([scrambled(pictures[index], Draws(SEED, index, DAMAGE)) for index in alone])
         table += score(shuffled, detector, [prompts[index] for index in alone], "true renders, shuffled")
     return table
-
-
-def likeness(pictures: Pictures, detector: Detector, stream: Stream, training: range) -> dict[str, float]:
-    """How far the pictures are from the world, and whether they are copies of training scenes.
-
-    fd_detector        Fréchet distance to as many fresh scenes of the stream, in the detector's features
-    fd_detector_floor  the same between two sets of fresh scenes of that number: what no painter can go below
-    nearest            median distance to the nearest of the training scenes, rms of 0 ... 255 at 32 x 32 px
-    nearest_fresh      the same for fresh scenes: a model that copies lies far below it
-    `training` numbers the stream's scenes to search; fresh ones are those after it.
-    """
-    n = len(pictures)
-    seen, _ = stream.batch(training)
-    fresh, _ = stream.batch(range(training.stop, training.stop + n))
-    other, _ = stream.batch(range(training.stop + n, training.stop + 2 * n))
-    features = [detector.features(group) for group in (pictures, fresh, other)]
-    return {
-        "fd_detector": frechet(features[0], features[1]),
-        "fd_detector_floor": frechet(features[2], features[1]),
-        "nearest": float(torch.median(nearest(pictures, seen).distance)),
-        "nearest_fresh": float(torch.median(nearest(fresh, seen).distance)),
-    }
-
-
-def fidelity(pictures: Pictures, autoencode: Autoencode) -> dict[str, float]:
-    """Mean PSNR (dB) and SSIM of an autoencoder on these pictures."""
-    again = autoencode(pictures)
-    return {"psnr": float(psnr(pictures, again).mean()), "ssim": float(ssim(pictures, again).mean())}
