@@ -42,6 +42,7 @@ FILL = 11  # what a masked part begins from
 LATE = 12  # fresh noise of a step's third part
 INPUT = 13  # what a training batch's noise is perturbed by
 HOLE = 14  # what is torn out of a training picture
+ORDER = 16  # the order of samples
 
 WORD = 0xFFFFFFFF
 BLOCKS = 1 << 24
