@@ -20,7 +20,7 @@ STOREYS = [
 STOREY = {room: storey for storey, rooms in enumerate(STOREYS) for room in rooms}
 LIGHT = {"base", "nets", "diffusion", "families", "weights", "engines", "training"}  # what must run on a bare cluster
 ALLOWED = {"torch", "numpy", "safetensors", "tokenizers", "PIL", "jaxtyping"}
-LAZY = {("weights", "huggingface_hub")}  # imported only when a hub id is asked for
+LAZY = {("weights", "huggingface_hub"), ("training", "pyarrow")}  # only for a hub id, and for a Parquet table
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

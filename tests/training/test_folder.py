@@ -67,7 +67,7 @@ def test_masks_lie_in_a_folder_of_their_own(folder: Path) -> None:
     [
         ("captions.json", "[1]", "no object of captions"),
         ("captions.json", '{"a.png": 1}', "no object of captions"),
-        ("captions.json", '{"gone.png": "x"}', 'about "gone.png"'),
+        ("captions.json", '{"gone.png": "x"}', 'words for "gone.png"'),
         ("captions.csv", "a,b\n1,2\n", "has the columns"),
         ("captions.csv", 'file_name,text\na.png,"' + "x" * 200_000, "not CSV"),
         ("metadata.jsonl", '{"file_name": "a.png"}', "line 1, is no row"),

@@ -43,6 +43,7 @@ LATE = 12  # fresh noise of a step's third part
 INPUT = 13  # what a training batch's noise is perturbed by
 HOLE = 14  # what is torn out of a training picture
 RESAMPLE = 15  # which pictures an interval's resamples take, and which captions stand beside the right one
+ORDER = 16  # the order of samples
 
 WORD = 0xFFFFFFFF
 BLOCKS = 1 << 24

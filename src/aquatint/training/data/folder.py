@@ -2,7 +2,7 @@
 
 Captions stand in a text file beside the picture (cat.txt for cat.png), or for many pictures in `metadata.jsonl`
 ({"file_name": "cat.png", "text": "..."}, as Hugging Face's datasets has it), `captions.json` ({"cat.png": "..."}) or
-`captions.csv` (columns file_name and text).
+`captions.csv` (columns file_name and text; metadata.csv is the same).
 """
 
 import csv
@@ -20,7 +20,7 @@ from aquatint.base import config, files, images
 from aquatint.base.errors import UserError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-TABLES = ("metadata.jsonl", "captions.json", "captions.csv")
+TABLES = ("metadata.jsonl", "captions.json", "captions.csv", "metadata.csv")
 MOST = 100_000  # pictures of one folder
 LONGEST = 10_000  # letters of a caption
 LARGEST_TABLE = 256 * 2**20
@@ -69,38 +69,37 @@ def read(folder: str | Path, *, words: Sequence[str] = ()) -> list[Example]:
         raise UserError(f'"{root}" holds no pictures.', f"Files that end in {', '.join(PICTURES)}.")
     if len(found) > MOST:
         raise UserError(f'"{root}" holds {len(found):,} pictures.', f"At most {MOST:,} in one folder.")
-    told = _table(root, {path.name for path in found})
+    told = table(root)
+    if strange := sorted(set(told) - {path.name for path in found}):
+        raise UserError(
+            f'"{root}" has words for "{strange[0][:80]}", which is not there.', "Captions of pictures there."
+        )
     examples, silent = [], []
     for index, path in enumerate(found):
         spare = words[index % len(words)].strip() if words else ""
-        caption = _beside(path) or told.get(path.name, "") or spare
-        if not caption:
+        said = beside(path) or told.get(path.name, "") or spare
+        if not said:
             silent.append(path.name)
         mask, hint = (root / name / f"{path.stem}.png" for name in (MASK, HINT))
-        examples.append(Example(path, caption, mask if mask.is_file() else None, hint if hint.is_file() else None))
+        examples.append(Example(path, said, mask if mask.is_file() else None, hint if hint.is_file() else None))
     if silent:
         more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
         raise UserError(f'"{root}": {", ".join(silent[:3])}{more} without a caption.', _CAPTIONED)
     return examples
 
 
-def _beside(path: Path) -> str:
+def beside(path: Path) -> str:
     """The caption in the text file of the picture's name; "" if there is none."""
     text = path.with_suffix(".txt")
-    return _caption(files.read_text(text), text) if text.is_file() else ""
+    return caption(files.read_text(text), text) if text.is_file() else ""
 
 
-def _table(root: Path, names: set[str]) -> dict[str, str]:
-    """The captions of the folder's table, if it has one."""
+def table(root: Path) -> dict[str, str]:
+    """The captions of the folder's table, if it has one, by the pictures' names."""
     for name in TABLES:
         path = root / name
         if path.is_file():
-            told = {file: _caption(text, path) for file, text in _rows(path)}
-            if strange := sorted(set(told) - names):
-                raise UserError(
-                    f'"{path}" is about "{strange[0][:80]}", which is not there.', "Captions of pictures there."
-                )
-            return told
+            return {file: caption(text, path) for file, text in _rows(path)}
     return {}
 
 
@@ -113,7 +112,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
             raise UserError(f'"{path}" is no object of captions.', '{"cat.png": "a cat"}.')
         yield from data.items()
         return
-    if path.name == "captions.csv":
+    if path.suffix == ".csv":
         try:
             reader = csv.DictReader(io.StringIO(text))
             if not {"file_name", "text"} <= set(reader.fieldnames or ()):
@@ -134,8 +133,9 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
         yield row["file_name"], row["text"]
 
 
-def _caption(text: str, path: Path) -> str:
-    caption = " ".join(text.split())
-    if len(caption) > LONGEST:
-        raise UserError(f'"{path}" has a caption of {len(caption):,} letters.', f"At most {LONGEST:,}.")
-    return caption
+def caption(text: str, path: Path | str) -> str:
+    """A caption in one line; UserError for one that is too long."""
+    line = " ".join(text.split())
+    if len(line) > LONGEST:
+        raise UserError(f'"{path}" has a caption of {len(line):,} letters.', f"At most {LONGEST:,}.")
+    return line
