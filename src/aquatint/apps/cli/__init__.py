@@ -21,6 +21,7 @@ COMMANDS = {
     "info": ("info:info", "Say all that a picture's file tells of its making."),
     "models": ("models:models", "The models of a folder, or of your own folders, by their heads."),
     "train": ("train:train", "Teach a model a subject, a style or a word from a few pictures."),
+    "data": ("data:app", "Prepare, look at and check data sets for training."),
     "inspect": ("look:inspect", "Say what a picture's or a model's file holds."),
     "convert": ("convert:convert", "Write a model in another format."),
     "prompt": ("prompt:prompt", "Say how a prompt is read, token by token."),
