@@ -1,5 +1,8 @@
 """The loader: one sequence for any number of processes and workers (D1), exactly once (D2), nothing lost (D3)."""
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -122,3 +125,14 @@ def test_nothing_is_lost_in_silence(tmp_path: Path, workers: int) -> None:
 def test_batches_are_shared_evenly_or_refused(folder: Path) -> None:
     with Loader(Prepared(folder), SQUARE, batch=4) as loader, pytest.raises(UserError, match="multiple"):
         loader.batch(Moment(0, 0.0), Share(0, 3))
+
+
+@pytest.mark.slow
+def test_a_large_set_takes_little_memory(tmp_path: Path) -> None:
+    """D5: 50 GB of shards, most of it holes in the disk, read by four workers in buckets: at most 300 MiB more."""
+    script = Path(__file__).with_name("large_set.py")
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=1800, check=True)
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["bytes"] > 50e9
+    assert said["read"] >= 400
+    assert said["grown"] <= 300 * 2**20, said
