@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.training.sets import prepared
 
 from aquatint.base.errors import UserError
 from aquatint.training.data.folder import MASK, read
@@ -91,3 +92,15 @@ def test_pictures_that_are_none(folder: Path, tmp_path: Path) -> None:
         read(Path(__file__).parent)
     with pytest.raises(UserError, match="is no folder"):
         read(folder / "a.png")
+
+
+def test_a_prepared_folder_is_one_too(tmp_path: Path) -> None:
+    made = prepared(tmp_path, 3)
+    examples = read(made)
+    assert [example.caption for example in examples] == [f"picture {number}, red, green" for number in range(3)]
+    with Image.open(tmp_path / "pictures" / "001.jpg") as picture:
+        assert examples[1].picture().tobytes() == picture.tobytes()
+    shard = made / "train-00000.tar"
+    shard.write_bytes(shard.read_bytes().replace(b"picture 1", b"picture 7"))
+    with pytest.raises(UserError, match='sample "000000001"'):
+        read(made)

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": ("train:train", "Teach a model a subject, a style or a word from a few pictures."),
     "report": ("report:report", "The page of a training run: curves, sheets, settings, cost."),
     "evaluate": ("evaluate:evaluate", "Measure what a model paints: prompts, distances, copies, with intervals."),
+    "data": ("data:app", "Prepare, look at and check data sets for training."),
     "inspect": ("look:inspect", "Say what a picture's or a model's file holds."),
     "convert": ("convert:convert", "Write a model in another format."),
     "prompt": ("prompt:prompt", "Say how a prompt is read, token by token."),

@@ -1,1 +1,1 @@
-"""What training eats: scenes that we render and caption ourselves."""
+"""What training eats: scenes that we render and caption ourselves, and pictures that others bring."""

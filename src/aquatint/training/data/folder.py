@@ -8,7 +8,7 @@ Captions stand in a text file beside the picture (cat.txt for cat.png), or for m
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from PIL import Image
 
 from aquatint.base import config, files, images
 from aquatint.base.errors import UserError
+from aquatint.training.data.prepared import Prepared, is_prepared
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 TABLES = ("metadata.jsonl", "captions.json", "captions.csv", "metadata.csv")
@@ -37,38 +38,42 @@ class Example:
 
     mask   the file that says how much each of its places counts, if any does
     hint   the file with what a ControlNet is shown, if there is one
+    held   gives the picture's bytes where they are in no file of their own
     """
 
     path: Path
     caption: str
     mask: Path | None = None
     hint: Path | None = None
+    held: Callable[[], bytes] | None = None
 
     def picture(self) -> Image.Image:
         """The picture, RGB, as it is seen (EXIF's orientation applied); UserError for what is no picture."""
         try:
-            found = images.decode(files.read(self.path, limit=images.LARGEST_FILE))
+            data = self.held() if self.held else files.read(self.path, limit=images.LARGEST_FILE)
+            found = images.decode(data)
         except UserError as error:
             raise UserError(f'"{self.path}": {error.got}', error.takes, error.remedy) from None
         return images.rgb(found)
 
 
 def read(folder: str | Path, *, words: Sequence[str] = ()) -> list[Example]:
-    """The pictures of a folder with their captions, by name.
+    """The pictures of a folder with their captions, by name; of a prepared one (prepare.py) its training split.
 
     words   captions that pictures without one take in turn (DreamBooth's "a photo of sks dog"); none: all must have one
 
     Raises UserError for a folder without pictures, captions for pictures that are not there, and pictures without one.
     """
     root = Path(folder).expanduser()
+    if is_prepared(root):
+        return _of_prepared(Prepared(root), words)
     with files.telling(root, "read"):
         if not root.is_dir():
             raise UserError(f'"{root}" is no folder.', "A folder of pictures.")
         found = sorted(path for path in root.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
     if not found:
         raise UserError(f'"{root}" holds no pictures.', f"Files that end in {', '.join(PICTURES)}.")
-    if len(found) > MOST:
-        raise UserError(f'"{root}" holds {len(found):,} pictures.', f"At most {MOST:,} in one folder.")
+    _check_count(root, len(found))
     told = table(root)
     if strange := sorted(set(told) - {path.name for path in found}):
         raise UserError(
@@ -82,10 +87,33 @@ def read(folder: str | Path, *, words: Sequence[str] = ()) -> list[Example]:
             silent.append(path.name)
         mask, hint = (root / name / f"{path.stem}.png" for name in (MASK, HINT))
         examples.append(Example(path, said, mask if mask.is_file() else None, hint if hint.is_file() else None))
+    _check_captions(root, silent)
+    return examples
+
+
+def _of_prepared(data: Prepared, words: Sequence[str]) -> list[Example]:
+    """The samples of a prepared folder, each read and checked now and when its picture is asked for."""
+    _check_count(data.folder, len(data))
+    samples = [(sample.key, sample.caption) for sample in map(data.read, range(len(data)))]
+    said = [
+        caption or (words[index % len(words)].strip() if words else "") for index, (_, caption) in enumerate(samples)
+    ]
+    _check_captions(data.folder, [key for (key, _), caption in zip(samples, said, strict=True) if not caption])
+    return [
+        Example(data.folder / key, caption, held=lambda number=number: data.read(number).picture)  # type: ignore[misc]
+        for number, ((key, _), caption) in enumerate(zip(samples, said, strict=True))
+    ]
+
+
+def _check_count(root: Path, count: int) -> None:
+    if count > MOST:
+        raise UserError(f'"{root}" holds {count:,} pictures.', f"At most {MOST:,} in one folder.")
+
+
+def _check_captions(root: Path, silent: Sequence[str]) -> None:
     if silent:
         more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
         raise UserError(f'"{root}": {", ".join(silent[:3])}{more} without a caption.', _CAPTIONED)
-    return examples
 
 
 def beside(path: Path) -> str:

@@ -47,6 +47,8 @@ def prepare(
     settings = settings or Settings()
     if not sources:
         raise UserError("No sources.", "Folders, .tar or .parquet files.")
+    if any(source.resolve() in (out.resolve(), *out.resolve().parents) for source in sources):
+        raise UserError(f'"{out}" lies in what it is prepared from.', "A folder elsewhere.", "Name another --out.")
     files.make_folder(out)
     with locked(out):
         if (out / files.MANIFEST).is_file():
