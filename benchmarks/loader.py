@@ -69,7 +69,8 @@ def main() -> None:
             "sha256 alone": rate(lambda n: hashlib.sha256(samples[n % len(samples)].picture).digest(), given.seconds),
             "decode": rate(lambda n: images.rgb(images.decode(samples[n % len(samples)].picture)), given.seconds),
             "cut to a bucket": rate(
-                lambda n: ImageOps.fit(shown[n % len(shown)], among[len(among) // 2], Image.Resampling.LANCZOS), given.seconds
+                lambda n: ImageOps.fit(shown[n % len(shown)], among[len(among) // 2], Image.Resampling.LANCZOS),
+                given.seconds,
             ),
             "loader, whole": rate(lambda n: loader.batch(Moment(n, 0.0)), given.seconds),
         }

@@ -21,7 +21,8 @@ from aquatint.training.recipe import Length, Loss, Optim, Recipe
 class Line:
     def __init__(self):
         self.players = {"line": nn.Linear(2, 1)}
-        nn.init.zeros_(self.players["line"].weight)
+        for weight in self.players["line"].parameters():
+            nn.init.zeros_(weight)
 
     def losses(self, batch, moment, noise):
         x = noise.normal((2,), draw=4)
@@ -36,12 +37,12 @@ class Settings:
     optim: Optim = field(default_factory=lambda: Optim(lr=0.05, warmup=1))
 
 
-def recipe(settings):
+def recipe(settings: Settings):
     return Recipe("line", 0, Line(), lambda moment, share: {}, Length(steps=settings.steps),
                   {"line": settings.optim}, batch_size=settings.size, log_steps=5)
 
 
-def other(settings):
+def other(settings: Settings):
     return 5
 """
 
@@ -86,7 +87,7 @@ def test_a_recipe_is_carried_out_and_goes_on(capfd: pytest.CaptureFixture[str]) 
         (("line.py", "--set", "speed=1"), "speed"),
         (("line.py", "--set", "steps=many"), "steps"),
         (("line.py", "--words", "x"), "--words for the recipe line.py"),
-        (("bare.py",), "no dataclass Settings"),
+        (("bare.py",), "says no dataclass"),
     ],
 )
 def test_what_is_no_recipe(arguments: tuple[str, ...], told: str, capfd: pytest.CaptureFixture[str]) -> None:

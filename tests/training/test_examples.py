@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,7 +11,8 @@ from tests.fixtures import tiny_bundle
 
 from aquatint.base import images
 from aquatint.base.errors import UserError
-from aquatint.training.data.examples import Taught, encode, square, written
+from aquatint.training.data.buckets import Plan, Shape
+from aquatint.training.data.examples import Encoded, Taught, cut, encode, written
 from aquatint.training.data.folder import MASK, read
 
 BUNDLE = tiny_bundle()
@@ -26,61 +28,92 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def taught(folder: Path, **how: bool) -> Taught:
+def taught(folder: Path, batch: int = 5, sides: tuple[Shape, ...] = (Shape(64, 64),), **how: bool) -> Taught:
     examples = read(folder)
-    encoded = encode(examples, BUNDLE.autoencoder, 64, **({"flip": True} | how))
+    plan = Plan(3, batch, np.array([example.picture().size for example in examples]), sides)
+    groups = [
+        encode([examples[number] for number in members], BUNDLE.autoencoder, shape, **({"flip": True} | how))
+        for shape, members in zip(plan.among, plan.members, strict=True)
+    ]
     said = written([example.caption for example in examples], BUNDLE.tokenizer)
-    return Taught(encoded, [said], [written([""], BUNDLE.tokenizer)], seed=3, silent=0.3)
+    return Taught(plan, groups, [said], [written([""], BUNDLE.tokenizer)], seed=3, silent=0.3)
+
+
+def alone(lessons: Taught) -> Encoded:
+    (encoded,) = lessons.groups
+    assert encoded is not None
+    return encoded
 
 
 def test_every_picture_once_an_epoch_in_orders_of_their_own(folder: Path) -> None:
     lessons = taught(folder)
-    orders = [[lessons._row(number) for number in range(epoch * 5, epoch * 5 + 5)] for epoch in range(6)]
+    orders = [lessons.plan.turn(epoch).numbers for epoch in range(6)]
     assert all(sorted(order) == list(range(5)) for order in orders)
     assert len({tuple(order) for order in orders}) > 2
 
 
 def test_a_sample_is_a_function_of_its_number(folder: Path) -> None:
-    lessons = taught(folder)
-    whole = lessons.samples(range(12))
+    lessons = taught(folder, batch=12)
+    whole = lessons.batch(1, range(12))
     for first in (0, 4, 8):
-        part = lessons.samples(range(first, first + 4))
+        part = lessons.batch(1, range(first, first + 4))
         assert all(torch.equal(part[key], whole[key][first : first + 4]) for key in whole)
+
+
+def test_pictures_of_several_shapes_are_taught_shape_by_shape(folder: Path) -> None:
+    for index in range(5, 8):
+        Image.new("RGB", (64, 130), (0, 40 * index, 0)).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text("tall")
+    lessons = taught(folder, 3, (Shape(64, 64), Shape(64, 128)))
+    tall = written(["tall"], BUNDLE.tokenizer).ids[0]
+    seen = Counter[int]()
+    for step in range(16):  # two rounds of eight pictures, three a step, come to sixteen thirds
+        turn, batch = lessons.plan.turn(step), lessons.batch(step, range(3))
+        assert batch["latents"].shape[2:] == (turn.shape.height // 8, turn.shape.width // 8)
+        assert batch["cuts"][:, 4:].tolist() == [[turn.shape.height, turn.shape.width]] * 3
+        said = [bool((row == tall).all()) for row in batch["ids"]]
+        assert turn.shape.height == 128 or not any(said)
+        assert turn.shape.height == 64 or all(number >= 5 for number in turn.numbers)
+        seen.update(turn.numbers)
+    assert max(seen.values()) - min(seen.values()) <= 2
+    every = list(lessons.every(4))
+    assert [len(batch["latents"]) for batch in every] == [4, 1, 3]
 
 
 def test_mirrored_and_silent_by_chance(folder: Path) -> None:
     lessons = taught(folder)
-    many = lessons.samples(range(500))
+    many = {key: torch.cat([lessons.batch(step, range(5))[key] for step in range(100)]) for key in ("ids",)}
     empty = (many["ids"] == written([""], BUNDLE.tokenizer).ids).all(dim=1)
     assert 0.24 < empty.float().mean() < 0.36
     plain = taught(folder, flip=False)
-    assert not plain.encoded.flipped
-    assert len(lessons.encoded.means) == 10
-    turned = lessons.encoded.means[5].flip(-1) - lessons.encoded.means[0]
-    assert turned.abs().mean() < (lessons.encoded.means[0] - lessons.encoded.means[0].flip(-1)).abs().mean()
+    assert not alone(plain).flipped
+    means = alone(lessons).means
+    assert len(means) == 10
+    turned = means[5].flip(-1) - means[0]
+    assert turned.abs().mean() < (means[0] - means[0].flip(-1)).abs().mean()
 
 
 def test_latents_are_the_autoencoders(folder: Path) -> None:
     lessons, picture = taught(folder), read(folder)[2].picture()
-    wanted = BUNDLE.autoencoder.encode(images.to_tensor(square(picture, 64)))
-    torch.testing.assert_close(lessons.encoded.means[2:3], wanted)
+    wanted = BUNDLE.autoencoder.encode(images.to_tensor(cut(picture, Shape(64, 64))))
+    torch.testing.assert_close(alone(lessons).means[2:3], wanted)
 
 
 def test_cuts_are_those_of_the_pictures(tmp_path: Path) -> None:
     for name, size in (("a", (300, 200)), ("b", (100, 150)), ("c", (64, 64))):
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
-    cuts = encode(read(tmp_path, words=["x"]), BUNDLE.autoencoder, 128, flip=False).cuts.tolist()
+    cuts = encode(read(tmp_path, words=["x"]), BUNDLE.autoencoder, Shape(128, 128), flip=False).cuts.tolist()
     assert cuts == [[200, 300, 0, 32, 128, 128], [150, 100, 32, 0, 128, 128], [64, 64, 0, 0, 128, 128]]
 
 
 def test_masks_come_along(folder: Path) -> None:
-    assert "mask" not in taught(folder).samples([0])
+    assert "mask" not in taught(folder).batch(0, [0])
     (folder / MASK).mkdir()
     half = Image.new("L", (64, 64))
     half.paste(255, (0, 0, 32, 64))
     half.save(folder / MASK / "1.png")
     lessons = taught(folder)
-    masks = lessons.encoded.masks
+    masks = alone(lessons).masks
     assert masks is not None
     assert masks[1, 0, 0].tolist() == [1.0] * 4 + [0.0] * 4
     assert masks[6, 0, 0].tolist() == [0.0] * 4 + [1.0] * 4  # of its mirror image

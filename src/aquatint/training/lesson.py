@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from aquatint.nets.blocks import sinusoids
 from aquatint.nets.text import EncodedText, TextEncoder
 from aquatint.nets.tokenizer import Tokenizer
 from aquatint.nets.unet import UNet
+from aquatint.training.data.buckets import Plan, Shape, shapes
 from aquatint.training.data.examples import MOST_CHUNKS, Hinter, Taught, encode, written
 from aquatint.training.data.folder import read
 from aquatint.training.data.holes import hidden, holes
@@ -69,6 +71,8 @@ class Tuning:
     prior          a folder of pictures of the class, which half of each batch shows;  prior_words: their caption
     prior_weight   how much these count
     size           pixels a side; the model's own if None         flip    whether pictures are mirrored by chance
+    buckets        whether pictures keep about their shapes, each batch being of one (data/buckets.py), with at most
+                   size x size pixels; else all are squares
     chunks         of 75 tokens that a caption may have
     steps, batch   how long, and how many samples a step
     silent         share of the samples without a caption, for classifier-free guidance
@@ -90,6 +94,7 @@ class Tuning:
     prior_weight: float = 1.0
     size: int | None = None
     flip: bool = True
+    buckets: bool = False
     chunks: int = 3
     steps: int = 400
     batch: int = 4
@@ -120,6 +125,8 @@ class Tuning:
                 raise UserError(f"{name} = {getattr(self, name):g}.", f"0 to {most:g}.")
         if self.size is not None and (self.size % 64 or not 64 <= self.size <= 4096):
             raise UserError(f"size = {self.size}.", "A multiple of 64, from 64 to 4096.")
+        if self.buckets and self.prior:
+            raise UserError("buckets with a prior, which shares each batch.", "One of them.", "Take squares.")
         if self.recompute and self.compile:
             raise UserError("recompute and compile together.", "One of them.", "compile recomputes what it likes to.")
         if self.prior and self.batch % 2:
@@ -197,18 +204,21 @@ class Lessons:
         part = self.settings.batch // share.world
         first = moment.step * self.settings.batch + share.rank * part
         numbers = range(first, first + part)
+        places = range(share.rank * part, (share.rank + 1) * part)
         if self.prior is None:
-            return self.finished(self.own.samples(numbers), numbers)
-        halves = [n // 2 for n in numbers if n % 2 == 0], [n // 2 for n in numbers if n % 2]
-        found = _joined((self.own.samples(halves[0]), self.prior.samples(halves[1])), self.settings.prior_weight)
-        return self.finished(found, numbers)
+            return self.finished(self.own.batch(moment.step, places), numbers)
+        halves = [place // 2 for place in places if place % 2 == 0], [place // 2 for place in places if place % 2]
+        pair = self.own.batch(moment.step, halves[0]), self.prior.batch(moment.step, halves[1])
+        return self.finished(_joined(pair, self.settings.prior_weight), numbers)
 
     def examined(self) -> list[Batch]:
         """The held pictures, each once, in batches."""
         assert self.held is not None, "asked for only where there are such"
-        size, count = self.settings.batch, self.held.encoded.count
-        numbers = [range(first, min(first + size, count)) for first in range(0, count, size)]
-        return [self.finished(self.held.samples(some), some) for some in numbers]
+        done, batches = 0, list[Batch]()
+        for found in self.held.every(self.settings.batch):
+            numbers = range(done, done := done + len(found["latents"]))
+            batches.append(self.finished(found, numbers))
+        return batches
 
     def finished(self, found: dict[str, Tensor], numbers: range) -> Batch:
         """A batch with what the family is told and shown beside words and latents."""
@@ -269,21 +279,21 @@ def _taught(model: Model, folder: str, words: str, settings: Tuning, subject: Su
     examples = read(folder, words=spare)
     captions = [example.caption for example in examples]
     size = settings.size or min(model.family.defaults.width, model.family.defaults.height)
-    encoded = encode(
-        examples,
-        model.autoencoder,
-        size,
-        flip=settings.flip,
-        pixels=model.family.sees == "mask",
-        hinted=subject.hinted,
-        hinter=subject.hinter,
-    )
+    sizes = np.array([example.picture().size for example in examples])
+    among = shapes(size**2, shortest=max(64, size // 128 * 64), longest=2 * size) if settings.buckets else ()
+    plan = Plan(settings.seed, settings.batch // (2 if settings.prior else 1), sizes, among or (Shape(size, size),))
+    how: dict[str, Any] = {"flip": settings.flip, "pixels": model.family.sees == "mask"}
+    how |= {"hinted": subject.hinted, "hinter": subject.hinter}
+    groups = [
+        encode([examples[number] for number in members], model.autoencoder, shape, **how) if len(members) else None
+        for shape, members in zip(plan.among, plan.members, strict=True)
+    ]
     said = [
         written(captions, tokenizer, subject.word, subject.vectors, chunks=settings.chunks)
         for tokenizer in tokenizers(model)
     ]
     empty = [written([""], tokenizer) for tokenizer in tokenizers(model)]
-    return Taught(encoded, said, empty, seed=settings.seed, silent=settings.silent)
+    return Taught(plan, groups, said, empty, seed=settings.seed, silent=settings.silent)
 
 
 def _joined(halves: Sequence[Mapping[str, Tensor]], weight: float) -> dict[str, Tensor]:

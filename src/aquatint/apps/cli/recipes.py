@@ -1,10 +1,12 @@
 """`aquatint train FILE.py`: a recipe of one's own, with settings that the command line may change."""
 
 import importlib.util
+import inspect
 import json
 import re
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from aquatint.training.recipe import Recipe
 
 FILE = re.compile(r"(.+\.py)(?::(\w+))?")
-TAKES = "A Python file with a function recipe(settings: Settings) -> Recipe, and the dataclass Settings."
+TAKES = "A Python file with a function recipe(settings: Settings) -> Recipe, whose settings are a dataclass."
 
 
 def is_file(name: str) -> bool:
@@ -39,10 +41,7 @@ def opened(name: str, changes: Sequence[str]) -> "tuple[Any, Recipe]":
     maker = getattr(module, function, None)
     if not callable(maker):
         raise UserError(f'"{path}" has no function {function}.', TAKES)
-    kind = getattr(module, "Settings", None)
-    if not (isinstance(kind, type) and is_dataclass(kind)):
-        raise UserError(f'"{path}" has no dataclass Settings.', TAKES)
-    settings = config.override(kind(), changed(changes))
+    settings = config.override(_settings_of(maker, f'{function} of "{path}"')(), changed(changes))
     from aquatint.training.recipe import Recipe
 
     made = maker(settings)
@@ -69,6 +68,16 @@ def run(name: str, changes: Sequence[str], out: Path | None, *, dry: bool, tenso
         train(recipe, folder, bar.tell)
     if parallel.share().rank == 0:
         print(course.write(folder))
+
+
+def _settings_of(maker: Callable[..., Any], where: str) -> type:
+    """The dataclass that a recipe's function takes, by the annotation of its only argument."""
+    hints = typing.get_type_hints(maker)
+    names = list(inspect.signature(maker).parameters)
+    kind = hints.get(names[0]) if len(names) == 1 else None
+    if not (isinstance(kind, type) and is_dataclass(kind)):
+        raise UserError(f"{where} says no dataclass for its one argument.", TAKES)
+    return kind
 
 
 def _run(path: Path) -> Any:

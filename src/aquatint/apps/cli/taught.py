@@ -219,6 +219,20 @@ def keep(bundle: "Bundle", learned: "Learned", target: Path, format: str, metada
         save(taught(bundle, learned), target, format, said=metadata)
 
 
+def pairs(
+    prompts: Sequence[str],
+    before: "Sequence[Sequence[Image.Image]]",
+    after: "Sequence[Sequence[Image.Image]]",
+    hints: "Sequence[Given]",
+    path: Path,
+) -> Path:
+    """The sheet of a run: what a ControlNet was shown, and of each prompt what it gave before and after."""
+    rows = [("shown", [hint.pixels for hint in hints])] if hints else []
+    for prompt, *pair in zip(prompts, before, after, strict=True):
+        rows += [(f"{when}: {prompt}", list(row)) for when, row in zip(("before", "after"), pair, strict=True)]
+    return sheet(rows, path, columns=SHOWN if hints else 2 * SHOWN)
+
+
 def sheet(rows: "Sequence[tuple[str, Sequence[Image.Image]]]", path: Path, columns: int) -> Path:
     """Rows of three pictures, each with its words below them."""
     from aquatint.base import files

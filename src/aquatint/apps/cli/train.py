@@ -106,10 +106,7 @@ def train(
     after = [taught.painted(able, prompt, hints) for prompt in prompts]
     taught.keep(bundle, learned, target, format, taught.metadata_of(settings))
     if prompts:
-        rows = [("shown", [hint.pixels for hint in hints])] if hints else []
-        for prompt, *pair in zip(prompts, before, after, strict=True):
-            rows += [(f"{when}: {prompt}", row) for when, row in zip(("before", "after"), pair, strict=True)]
-        print(taught.sheet(rows, out / "sheet.jpg", columns=3 if hints else 6))
+        print(taught.pairs(prompts, before, after, hints, out / "sheet.jpg"))
     print(course.write(out))
     print(target)
 

@@ -2,9 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,9 +16,10 @@ from aquatint.base.errors import UserError
 from aquatint.base.noise import CAPTION, CROP, POSTERIOR, Noise
 from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.tokenizer import Tokenizer
+from aquatint.training.data.buckets import Plan, Shape
 from aquatint.training.data.folder import HINT, Example
+from aquatint.training.data.loader import cut_of
 
-ORDER = 1  # step of CROP's draws: the order of an epoch
 MOST_CHUNKS = 4  # of a caption
 BACK = 20  # tokens that a comma may lie back
 
@@ -137,14 +137,14 @@ class Encoded:
 def encode(
     examples: Sequence[Example],
     autoencoder: Autoencoder,
-    size: int,
+    shape: Shape,
     *,
     flip: bool,
     pixels: bool = False,
     hinted: bool = False,
     hinter: Hinter | None = None,
 ) -> Encoded:
-    """Pictures cut to a square of `size` pixels from their middle; one by one, so that none depends on another.
+    """Pictures cut to a shape from their middle; one by one, so that none depends on another.
 
     pixels   whether these are kept too
     hinted   whether each has a hint, by `hinter`, or its own if that is None; UserError for one that is missing
@@ -163,18 +163,18 @@ def encode(
     for mirrored in (False, True) if flip else (False,):
         for example in examples:
             whole = example.picture()
-            picture = square(whole, size)
+            picture = cut(whole, shape)
             shown = ImageOps.mirror(picture) if mirrored else picture
-            cuts.append(_cut(whole, size))
+            cuts.append(cut_of(whole.size, shape, 0.5, 0.5))
             posterior = autoencoder.posterior(images.to_tensor(shown).to(device))
             means.append((posterior.mean.float() - config.shift) * config.scale)
             deviations.append(torch.exp(0.5 * posterior.log_variance.float()) * config.scale)
             if masked:
-                masks.append(_mask(example, size, size // config.factor, mirrored))
+                masks.append(_mask(example, shape, config.factor, mirrored))
             if pixels:
                 kept.append(_bytes(shown))
             if hinted:
-                hints.append(_hint(example, picture, size, mirrored, hinter))
+                hints.append(_hint(example, picture, shape, mirrored, hinter))
     found = torch.cat(means), torch.cat(deviations)
     if not all(bool(torch.isfinite(part).all()) for part in found):
         raise UserError("The autoencoder gave values that are not finite for these pictures.", "Sound weights.")
@@ -185,32 +185,27 @@ def encode(
     )
 
 
-def square(picture: Image.Image, size: int) -> Image.Image:
-    """The middle of a picture as a square of `size` pixels."""
-    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+def cut(picture: Image.Image, shape: Shape) -> Image.Image:
+    """The middle of a picture, brought to a shape."""
+    return ImageOps.fit(picture, shape, Image.Resampling.LANCZOS)
 
 
-def _cut(picture: Image.Image, size: int) -> tuple[int, ...]:
-    """(height, width, top, left, size, size) of `square`'s cut."""
-    scale = size / min(picture.size)
-    left, top = (max(0, round((side * scale - size) / 2)) for side in picture.size)
-    return picture.height, picture.width, top, left, size, size
-
-
-def _mask(example: Example, size: int, side: int, mirrored: bool) -> Tensor:
-    """A picture's mask on the latents, [1, 1, side, side]; ones if it has none."""
+def _mask(example: Example, shape: Shape, factor: int, mirrored: bool) -> Tensor:
+    """A picture's mask on the latents, [1, 1, height, width]; ones if it has none."""
+    width, height = shape.width // factor, shape.height // factor
     if example.mask is None:
-        return torch.ones(1, 1, side, side)
-    grey = square(Example(example.mask, "").picture(), size).convert("L").resize((side, side), Image.Resampling.BOX)
+        return torch.ones(1, 1, height, width)
+    whole = cut(Example(example.mask, "").picture(), shape).convert("L")
+    grey = whole.resize((width, height), Image.Resampling.BOX)
     found = np.asarray(ImageOps.mirror(grey) if mirrored else grey, dtype=np.float32) / 255
     return torch.from_numpy(found)[None, None]
 
 
-def _hint(example: Example, picture: Image.Image, size: int, mirrored: bool, hinter: Hinter | None) -> Tensor:
-    """What a ControlNet is shown of a picture that was cut, [1, 3, size, size]; of its mirror image, the mirrored."""
+def _hint(example: Example, picture: Image.Image, shape: Shape, mirrored: bool, hinter: Hinter | None) -> Tensor:
+    """What a ControlNet is shown of a picture that was cut, [1, 3, h, w]; of its mirror image, the mirrored."""
     if hinter is None:
         assert example.hint is not None, "asked for before"
-        made = square(Example(example.hint, "").picture(), size)
+        made = cut(Example(example.hint, "").picture(), shape)
     else:
         made = hinter(picture)
     return _bytes(ImageOps.mirror(made) if mirrored else made)
@@ -221,26 +216,50 @@ def _bytes(picture: Image.Image) -> UInt8[Tensor, "1 3 h w"]:
 
 
 class Taught:
-    """Batches by number: pictures in an order of each epoch's own, mirrored and silenced by chance, drawn latents.
+    """Batches by step: pictures in an order of each epoch's own, mirrored and silenced by chance, drawn latents.
 
     Sample k of a run is a function of (seed, k), whoever computes it.
+
+    groups   the encoded pictures of each of the plan's shapes, None where a shape has none
     """
 
     def __init__(
-        self, encoded: Encoded, captions: Sequence[Written], empty: Sequence[Written], *, seed: int, silent: float
+        self,
+        plan: Plan,
+        groups: Sequence[Encoded | None],
+        captions: Sequence[Written],
+        empty: Sequence[Written],
+        *,
+        seed: int,
+        silent: float,
     ) -> None:
-        self.encoded, self.captions, self.seed, self.silent = encoded, captions, seed, silent
+        self.plan, self.groups, self.captions, self.seed, self.silent = plan, tuple(groups), captions, seed, silent
         self.empty = [alone.repeated(said.ids.shape[1]) for alone, said in zip(empty, captions, strict=True)]
 
-    def samples(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """Of the samples with these numbers: latents, cuts, ids and slots, and of a second encoder ids2 and slots2.
-
-        Where there are such, mask, hints and pixels too.
+    def batch(self, step: int, places: Sequence[int]) -> dict[str, Tensor]:
+        """Of the samples at these places of a step's batch: latents, cuts, ids and slots, and of a second encoder ids2
+        and slots2. Where there are such, mask, hints and pixels too.
         """
-        encoded, noise = self.encoded, Noise([self.seed] * len(numbers), list(numbers))
-        rows = torch.tensor([self._row(number) for number in numbers])
+        turn = self.plan.turn(step)
+        noise = Noise([self.seed] * len(places), [step * self.plan.batch + place for place in places])
+        return self._samples(self.plan.among.index(turn.shape), [turn.numbers[place] for place in places], noise)
+
+    def every(self, size: int) -> Iterator[dict[str, Tensor]]:
+        """Each picture once, in batches of at most `size` and of one shape."""
+        done = 0
+        for index, members in enumerate(self.plan.members):
+            for first in range(0, len(members), size):
+                chosen = members[first : first + size].tolist()
+                noise = Noise([self.seed] * len(chosen), range(done, done := done + len(chosen)))
+                yield self._samples(index, chosen, noise)
+
+    def _samples(self, index: int, chosen: Sequence[int], noise: Noise) -> dict[str, Tensor]:
+        """Pictures of one shape by their numbers, with what chance does to each."""
+        encoded, rows = self.groups[index], torch.tensor(chosen)
+        assert encoded is not None, "a step's shape has pictures"
+        inside = torch.from_numpy(np.searchsorted(self.plan.members[index], chosen))
         turned = (noise.uniform((1,), draw=CROP)[:, 0] < 0.5).long() * int(encoded.flipped)
-        kept = rows + turned * encoded.count
+        kept = inside + turned * encoded.count
         eps = noise.normal(tuple(encoded.means.shape[1:]), draw=POSTERIOR, device=encoded.means.device)
         latents = encoded.means[kept] + encoded.deviations[kept] * eps
         silent = noise.uniform((1,), draw=CAPTION) < self.silent
@@ -250,15 +269,3 @@ class Taught:
             batch[f"slots{ending}"] = torch.where(silent, empty.slots, said.slots[rows])
         rest = {"mask": encoded.masks, "hints": encoded.hints, "pixels": encoded.pixels}
         return batch | {name: found[kept] for name, found in rest.items() if found is not None}
-
-    def _row(self, number: int) -> int:
-        epoch, place = divmod(number, self.encoded.count)
-        return _order(self.seed, epoch, self.encoded.count)[place]
-
-
-@lru_cache(maxsize=8)
-def _order(seed: int, epoch: int, count: int) -> list[int]:
-    """Every picture once, shuffled."""
-    drawn = Noise([seed], [epoch]).uniform((count,), step=ORDER, draw=CROP)[0]
-    order: list[int] = drawn.argsort(stable=True).tolist()
-    return order
