@@ -20,6 +20,7 @@ from aquatint.evaluation import plots
 from aquatint.evaluation.results import Results, features_of, read
 from aquatint.nets.tokenizer import Tokenizer
 from aquatint.training.data.render import FONT_VARIABLE, has_font
+from aquatint.training.state import locked
 
 needs_font = pytest.mark.skipif(
     not has_font(), reason="Noto Color Emoji is not installed (Debian: fonts-noto-color-emoji)"
@@ -156,6 +157,9 @@ def test_a_stopped_run_goes_on_and_a_changed_one_is_refused(
     code, _, err = run(capfd, *evaluation(other, "--out", "run"))
     assert code == 2
     assert "model.digest" in err
+    with locked(Path("run")):
+        code, _, err = run(capfd, *evaluation(model, "--out", "run"))
+        assert (code, "Another run is at work" in err) == (2, True)
     Path("run/pictures/000005.png").write_bytes(kept["000005.png"][:200])
     code, _, err = run(capfd, *evaluation(model, "--out", "run"))
     assert (code, "000005.png" in err, "painted again" in err) == (2, True, True)
