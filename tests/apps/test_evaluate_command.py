@@ -223,13 +223,16 @@ def test_what_is_not_alike_is_not_compared(capfd: pytest.CaptureFixture[str], mo
     assert run(capfd, *evaluation(model, "--reference", "photos", "--out", "a"))[0] == 0
     assert run(capfd, *evaluation(model, "--reference", "more", "--out", "b"))[0] == 0
     assert run(capfd, *evaluation(model, "--reference", "photos", "--each", 2, "--out", "c"))[0] == 0
-    assert run(capfd, *evaluation(model, "--reference", "photos", "--seed", 5, "--out", "d"))[0] == 0
+    photos("taught", 3, 9)
+    more = ("--reference", "photos", "--training", "taught", "--seed", 5)
+    assert run(capfd, *evaluation(model, *more, "--out", "d"))[0] == 0
     for name, told in (("b", "the references differ"), ("c", "the prompts differ")):
         code, out, err = run(capfd, "evaluate", "--compare", "a", name)
         assert (code, out, told in err) == (2, "", True)
     code, out, _ = run(capfd, "evaluate", "--compare", "a", "d")
     assert code == 0
     assert "The seeds differ: no pairs." in out
+    assert "nearest training" not in out  # which only one of them has
     for folders, told in ((("a",), "2 to 8"), (("a", "nowhere"), "no results"), (("a", "photos"), "no results")):
         code, _, err = run(capfd, "evaluate", "--compare", *folders)
         assert (code, told in err) == (2, True), err
