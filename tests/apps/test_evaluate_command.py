@@ -20,6 +20,7 @@ from aquatint.evaluation import plots
 from aquatint.evaluation.results import Results, features_of, read
 from aquatint.nets.tokenizer import Tokenizer
 from aquatint.training.data.render import FONT_VARIABLE, has_font
+from aquatint.training.state import locked
 
 needs_font = pytest.mark.skipif(
     not has_font(), reason="Noto Color Emoji is not installed (Debian: fonts-noto-color-emoji)"
@@ -156,6 +157,9 @@ def test_a_stopped_run_goes_on_and_a_changed_one_is_refused(
     code, _, err = run(capfd, *evaluation(other, "--out", "run"))
     assert code == 2
     assert "model.digest" in err
+    with locked(Path("run")):
+        code, _, err = run(capfd, *evaluation(model, "--out", "run"))
+        assert (code, "Another run is at work" in err) == (2, True)
     Path("run/pictures/000005.png").write_bytes(kept["000005.png"][:200])
     code, _, err = run(capfd, *evaluation(model, "--out", "run"))
     assert (code, "000005.png" in err, "painted again" in err) == (2, True, True)
@@ -219,13 +223,16 @@ def test_what_is_not_alike_is_not_compared(capfd: pytest.CaptureFixture[str], mo
     assert run(capfd, *evaluation(model, "--reference", "photos", "--out", "a"))[0] == 0
     assert run(capfd, *evaluation(model, "--reference", "more", "--out", "b"))[0] == 0
     assert run(capfd, *evaluation(model, "--reference", "photos", "--each", 2, "--out", "c"))[0] == 0
-    assert run(capfd, *evaluation(model, "--reference", "photos", "--seed", 5, "--out", "d"))[0] == 0
+    photos("taught", 3, 9)
+    more = ("--reference", "photos", "--training", "taught", "--seed", 5)
+    assert run(capfd, *evaluation(model, *more, "--out", "d"))[0] == 0
     for name, told in (("b", "the references differ"), ("c", "the prompts differ")):
         code, out, err = run(capfd, "evaluate", "--compare", "a", name)
         assert (code, out, told in err) == (2, "", True)
     code, out, _ = run(capfd, "evaluate", "--compare", "a", "d")
     assert code == 0
     assert "The seeds differ: no pairs." in out
+    assert "nearest training" not in out  # which only one of them has
     for folders, told in ((("a",), "2 to 8"), (("a", "nowhere"), "no results"), (("a", "photos"), "no results")):
         code, _, err = run(capfd, "evaluate", "--compare", *folders)
         assert (code, told in err) == (2, True), err

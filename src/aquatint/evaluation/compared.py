@@ -100,12 +100,16 @@ def compared(folders: Sequence[Path]) -> Compared:
 
 
 def unlike(one: Results, other: Results) -> list[str]:
-    """What keeps two evaluations from being comparable; empty if nothing does."""
+    """What keeps two evaluations from being comparable; empty if nothing does.
+
+    Where one has no training pictures, or looked in fewer spaces, what both have figures of is compared.
+    """
     facts = {
         "the prompts": (one.settings.prompts.digest, other.settings.prompts.digest),
         "the references": tuple(found.digest if found else "none" for found in (one.references, other.references)),
-        "the training pictures": tuple(found.digest if found else "none" for found in (one.training, other.training)),
     }
+    if one.training is not None and other.training is not None:
+        facts["the training pictures"] = one.training.digest, other.training.digest
     eyes = [{space.name: space.digest for space in found.spaces} for found in (one, other)]
     for name in eyes[0].keys() & eyes[1].keys():
         facts[f"what looks in the space {name}"] = eyes[0][name], eyes[1][name]

@@ -168,7 +168,10 @@ def _captions(finding: Finding, asked: Asked, clip: Clip) -> None:
     """CLIP score and R-precision, and the scores of wrong captions and of the references."""
     texts, seen = spaces.clip_texts(clip, asked.prompts), finding.features["painted/clip"]
     finding.add_values("clip_score", clip_scores(texts, seen))
-    finding.add("clip_score_wrong", of_mean(clip_scores(texts.roll(1, 0), seen)), len(seen))
+    wrong = [index for index, prompt in enumerate(asked.prompts) if prompt != asked.prompts[index - 1]]
+    if wrong:  # the prompt before, where that says something else
+        scores = clip_scores(texts.roll(1, 0)[wrong], seen[wrong])
+        finding.add("clip_score_wrong", of_mean(scores), len(wrong))
     shown = asked.references
     if shown is not None and shown.captions:
         scores = clip_scores(spaces.clip_texts(clip, shown.captions), finding.features["references/clip"])

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from aquatint.apps.cli.adapters import Adapting, opening, read_loras
 from aquatint.apps.cli.generate import Machine, Source, Wishes, open_bundle, read_request
+from aquatint.base import files
 from aquatint.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,8 +90,10 @@ def evaluate(
     measures.check(asked, eyes, training)
     request = request_of(wishes, adapting)
     opened = open_bundle(_source(bundle, source), machine, opening(adapting))
-    painted = open_painted(out, settings_of(opened, request, asked), asked)
+    settings = settings_of(opened, request, asked)
+    files.make_folder(out)
     with locked(out):
+        painted = open_painted(out, settings, asked)
         with telling(len(painted)) as tell:
             painted.paint(opened, tell)
         found, features = measures.measure(
