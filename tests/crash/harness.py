@@ -30,12 +30,13 @@ def operations():
 
 
 class Crash(NamedTuple):
-    """A folder that some crashes leave: how many operations had been carried out at the first of them, and on which
-    disk; and how many crashes leave the same."""
+    """A folder that some crashes leave: the first of them, how many operations had been carried out at the last of
+    them, and how many they are."""
 
     done: int
     disk: str
     tree: Tree
+    latest: int
     many: int
 
 
@@ -78,6 +79,6 @@ def crashes(operations: list[Operation], root: Path) -> Iterator[Crash]:
         for way in DISKS:
             tree = disk.left(way)
             key = tuple(tree.items())
-            first = found.get(key, Crash(done, way, tree, 0))
-            found[key] = first._replace(many=first.many + 1)
+            first = found.get(key, Crash(done, way, tree, done, 0))
+            found[key] = first._replace(latest=done, many=first.many + 1)
     return iter(found.values())
