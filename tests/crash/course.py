@@ -42,14 +42,14 @@ def watch(moment: Moment, players: Mapping[str, nn.Module], folder: Path) -> Map
     return {"sum": total}
 
 
-def recipe(seed: int = 3, **changes: Any) -> Recipe:
+def recipe(seed: int = 3, steps: int = STEPS, **changes: Any) -> Recipe:
     """Seven steps, a checkpoint after every second one."""
     plain: dict[str, Any] = {
         "batch_size": 4, "averages": (0.5, 0.9), "log_steps": 1, "save_steps": 2, "watch_steps": 3, "watch": watch,
         "snapshot_steps": 3, "facts": {"kind": "line"},
     }  # fmt: skip
     optim = {"net": Optim(lr=0.05, warmup=2)}
-    return Recipe("line", seed, Line(seed), lambda m, s: {}, Length(steps=STEPS), optim, **(plain | changes))
+    return Recipe("line", seed, Line(seed), lambda m, s: {}, Length(steps=steps), optim, **(plain | changes))
 
 
 def carry_out(folder: Path, seed: int = 3, **changes: Any) -> None:
@@ -57,11 +57,11 @@ def carry_out(folder: Path, seed: int = 3, **changes: Any) -> None:
     train(recipe(seed, **changes), folder, lambda run, logs: None)
 
 
-def results(folder: Path) -> dict[str, str]:
+def results(folder: Path, steps: int = STEPS) -> dict[str, str]:
     """The sums of all that a run leaves: its state without what the clock says, its log without the machine's words."""
     (*_, last) = state.checkpoints(folder)
     facts, tensors = state.read(last)
-    assert facts["step"] == STEPS
+    assert facts["step"] == steps
     lines = [json.loads(line) for line in (folder / journal.NAME).read_text().splitlines()]
     said = [{key: value for key, value in line.items() if key not in journal.MACHINE} for line in lines]
     found = {"state": state.digest_of("", tensors), "log": hashlib.sha256(json.dumps(said).encode()).hexdigest()}

@@ -230,10 +230,10 @@ def read_json(path: str | Path, *, limit: int = 2**20) -> Any:
         raise UserError(f'"{path}": {error.got}', error.takes, error.remedy) from None
 
 
-def measure(path: str | Path, go_on: GoOn | None = None) -> tuple[int, str]:
+def measure(path: str | Path, go_on: GoOn | None = None, *, follow: bool = True) -> tuple[int, str]:
     """(size, sha256) of a file, read in pieces, with a call of `go_on` before each."""
     digest, size = hashlib.sha256(), 0
-    with reading(path) as (file, _):
+    with reading(path, follow=follow) as (file, _):
         while piece := file.read(2**20):
             if go_on is not None:
                 go_on()

@@ -332,6 +332,9 @@ def carried_out(run: Run, tell: Tell | None, stop: Stop) -> Mapping[str, nn.Modu
     run.save()
     if recipe.watch and not (recipe.watch_steps and run.step % recipe.watch_steps == 0):
         look(run, moment)
+    if run.journal:
+        run.journal.flush()
+        run.journal.sync()
     return run.averaged()
 
 

@@ -35,7 +35,7 @@ class Pieces(Mapping[str, Tensor]):
 
     def __init__(self, folder: Path) -> None:
         self.facts = facts_of(folder, files.read_text(folder / FACTS, limit=2**26))
-        self._files = [safe_open(path, framework="pt") for path in sorted(folder.glob("piece-*.safetensors"))]
+        self._files = [safe_open(path, framework="pt") for path in _named(folder)]
         self._names = [frozenset(file.keys()) for file in self._files]
         self._all = sorted(frozenset[str]().union(*self._names))
 
@@ -165,6 +165,11 @@ def _name(share: Share) -> str:
     return f"piece-{share.rank:05d}-of-{share.world:05d}.safetensors"
 
 
+def _named(folder: Path) -> list[Path]:
+    """The pieces that a manifest names, in their order."""
+    return [folder / name for name in sorted(files.read_manifest(folder)) if name != FACTS]
+
+
 def _rows(tensor: Tensor, share: Share) -> Tensor | None:
     """The rows that one process holds; None if it has none of a tensor that is not cut."""
     if tensor.ndim == 0:
@@ -175,11 +180,17 @@ def _rows(tensor: Tensor, share: Share) -> Tensor | None:
 
 def _damage(path: Path, share: Share) -> str:
     """What is wrong with those files of a folder that are ours to look at; nothing if it is empty."""
+    if path.is_symlink() or (path / files.MANIFEST).is_symlink():
+        return "a symbolic link is in its place"
     try:
-        for index, (name, entry) in enumerate(sorted(files.read_manifest(path).items())):
-            if index % share.world == share.rank and (entry.size, entry.sha256) != files.measure(
-                path / Path(name).name
-            ):
+        entries = files.read_manifest(path)
+        if FACTS not in entries:
+            return f"its manifest does not name {FACTS}"
+        for index, (name, entry) in enumerate(sorted(entries.items())):
+            if Path(name).name != name:
+                return f"its manifest names {name[:100]}"
+            measured = files.measure(path / name, follow=False) if index % share.world == share.rank else None
+            if measured and measured != (entry.size, entry.sha256):
                 return f"{name} is not what was written"
     except UserError as error:
         return str(error)
