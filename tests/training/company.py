@@ -57,7 +57,7 @@ def whole(name: str, folder: Path, harm: str = "", steps: int = 4) -> None:
     torch.set_num_threads(1)
     if harm and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         come_to_harm(folder, *harm.split(":"))
-    loop.train(recipe(name, steps, parts=2, save_minutes=1e-9), folder)
+    loop.train(recipe(name, steps, parts=2, save_steps=1), folder)
 
 
 POINTS = ("forward", "backward", "sum", "midst", "save", "saved", "barrier")

@@ -75,7 +75,7 @@ def writing(path: str | Path, *, replace: bool = True) -> Iterator[Out]:
             with file:
                 yield Out(file)
                 file.flush()
-                _sync(file.fileno())
+                sync_descriptor(file.fileno())
             if replace:
                 os.replace(temporary, path)
             else:
@@ -84,7 +84,7 @@ def writing(path: str | Path, *, replace: bool = True) -> Iterator[Out]:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def write(path: str | Path, data: bytes | str, *, replace: bool = True) -> str:
@@ -147,12 +147,12 @@ def building(folder: str | Path, *, manifest: bool = True) -> Iterator[Build]:
             if manifest:
                 write(temporary / MANIFEST, config.to_json(dict(sorted(_listed(build.entries).items())), indent=1))
             for inside in sorted({path.parent for path in temporary.rglob("*")} | {temporary}):
-                _sync_folder(inside)
+                sync_folder(inside)
             os.rename(temporary, folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
 
 
 def read_manifest(folder: str | Path) -> dict[str, Entry]:
@@ -230,10 +230,10 @@ def read_json(path: str | Path, *, limit: int = 2**20) -> Any:
         raise UserError(f'"{path}": {error.got}', error.takes, error.remedy) from None
 
 
-def measure(path: str | Path, go_on: GoOn | None = None) -> tuple[int, str]:
+def measure(path: str | Path, go_on: GoOn | None = None, *, follow: bool = True) -> tuple[int, str]:
     """(size, sha256) of a file, read in pieces, with a call of `go_on` before each."""
     digest, size = hashlib.sha256(), 0
-    with reading(path) as (file, _):
+    with reading(path, follow=follow) as (file, _):
         while piece := file.read(2**20):
             if go_on is not None:
                 go_on()
@@ -243,12 +243,38 @@ def measure(path: str | Path, go_on: GoOn | None = None) -> tuple[int, str]:
 
 
 def make_folder(folder: str | Path) -> None:
-    """Make a folder, and those above it, unless they are there."""
+    """Make a folder, and those above it, durably, unless they are there."""
     folder = Path(folder)
     with telling(folder, "made"):
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder))
+        missing = list(itertools.takewhile(lambda above: not above.exists(), (folder, *folder.parents)))
         folder.mkdir(parents=True, exist_ok=True)
+        for made in missing:
+            sync_folder(made.parent)
+
+
+def remove(path: str | Path) -> None:
+    """Remove a file, or a folder with all that it holds: at every moment it is there whole, or not at all."""
+    path = Path(path)
+    with telling(path, "removed"):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+            return
+        temporary = path.parent / _temporary_name()
+        os.rename(path, temporary)
+        shutil.rmtree(temporary)
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what those who were killed left half written in a folder; only while nobody of this process writes there.
+
+    What a running process has in hand stays.
+    """
+    for path in Path(folder).glob(".aquatint-*.tmp"):
+        process = path.name.split("-")[1]
+        if process.isdecimal() and not _at_work(int(process)):
+            remove(path)
 
 
 def check_writable(folder: str | Path) -> None:
@@ -257,6 +283,30 @@ def check_writable(folder: str | Path) -> None:
         file, temporary = _beside(Path(folder) / "x")
         file.close()
         os.unlink(temporary)
+
+
+def sync_descriptor(descriptor: int) -> None:
+    """Have the disk hold what was written; macOS needs to be asked for the disk's own buffer as well."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk hold which names a folder has."""
+    if os.name == "nt":  # Windows opens no folders, and journals its names
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network disks cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -290,6 +340,20 @@ def _listed(entries: Mapping[str, Entry]) -> dict[str, Any]:
     return {name: config.to_data(entry) for name, entry in entries.items()}
 
 
+def _at_work(process: int) -> bool:
+    """Whether another process of that number runs here; Windows is not asked, where the question would end it."""
+    if process == os.getpid():
+        return False
+    try:
+        if os.name != "nt":
+            os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _temporary_name() -> str:
     return f".aquatint-{os.getpid()}-{next(_numbers)}.tmp"
 
@@ -315,29 +379,6 @@ def _claim(temporary: Path, path: Path) -> None:
         os.rename(temporary, path)  # a disk without hard links; two writers at once are then told apart by luck
         return
     os.unlink(temporary)
-
-
-def _sync(descriptor: int) -> None:
-    """Have the disk hold what was written; macOS needs to be asked for the disk's own buffer as well."""
-    if sys.platform == "darwin":
-        import fcntl
-
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows opens no folders, and journals its names
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network disks cannot sync a folder
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _read_up_to(file: BinaryIO, count: int) -> bytes:

@@ -19,7 +19,7 @@ def described(recipe: Recipe, processes: int = 1) -> dict[str, Any]:
         name: sum(weight.numel() for weight in player.parameters() if weight.requires_grad)
         for name, player in recipe.objective.players.items()
     }
-    plain = ("batch_size", "averages", "dtype", "seed", "log_steps", "save_minutes")
+    plain = ("batch_size", "averages", "dtype", "seed", "log_steps", "save_minutes", "save_steps", "keep")
     return {
         "recipe": recipe.name,
         **recipe.facts,

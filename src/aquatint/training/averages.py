@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from aquatint.base import files
 from aquatint.base.errors import UserError
 from aquatint.training.optim import Average
+from aquatint.training.state import NotFinite, first_odd
 
 WIDTHS = (0.05, 0.10)  # the two that are kept
 
@@ -83,6 +84,8 @@ def write(folder: Path, step: int, averages: Mapping[str, list[Average]]) -> Pat
         if isinstance(average, Profile)
         for key, value in average.shadow.items()
     }
+    if odd := first_odd(tensors):
+        raise NotFinite(odd, step)
     path = folder / f"averages-{step:08d}.safetensors"
     files.write(path, save(tensors, {"step": str(step)}))
     return path

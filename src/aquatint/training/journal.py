@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from aquatint.base import growing
 from aquatint.base.errors import UserError
 from aquatint.training.recipe import Recipe
 
@@ -24,16 +25,23 @@ MACHINE = ("minutes", "rate", "memory")  # of a line: what two equal runs may di
 class Journal:
     """The log of a recipe's run in a folder, from a step on.
 
+    length   bytes of the log that are kept: as long as it was when the checkpoint was made, so that what was written
+             down after it is not said twice
+
     Where the recipe wants TensorBoard's events and it is not installed, a UserError.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, step: int) -> None:
-        self.folder, self.size = folder, recipe.batch_size
+    def __init__(self, folder: Path, recipe: Recipe, step: int, length: int) -> None:
+        self.folder, self.size, self.path = folder, recipe.batch_size, folder / NAME
+        self.length, self.left = length, b""
+        if self.path.is_file():
+            self.length = min(length, self.path.stat().st_size)
+            growing.extend(self.path, self.length, b"")
         self.board = board(folder, step) if recipe.tensorboard else None
         self.began, self.step = time.monotonic(), step
 
     def note(self, step: int, spent: float, progress: float, logs: Mapping[str, float]) -> str:
-        """Write a line down; returns it for people.
+        """Write a line down (those of before too, where the disk would not have them); returns it for people.
 
         spent   seconds of training so far; beside the logs stand the samples a second since the last line of another
                 step, and the most memory so far, in GiB
@@ -44,8 +52,7 @@ class Journal:
         line |= {"memory": round(memory(), 2)} | ({"rate": float(f"{rate:.4g}")} if step > self.step else {})
         if step > self.step:
             self.began, self.step = now, step
-        with (self.folder / NAME).open("a") as log:
-            log.write(json.dumps(line) + "\n")
+        self.left += json.dumps(line).encode() + b"\n"
         if self.board is not None:
             for name, value in line.items():
                 if name not in ("step", "progress"):
@@ -53,7 +60,20 @@ class Journal:
             self.board.flush()
         left = spent * (1 - progress) / progress / 60 if progress else 0.0
         said = "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
+        self.flush()
         return f"{step:7d} {spent / 60:6.1f} min {rate:.3g}/s {left:.1f} min left  {said}"
+
+    def flush(self) -> int:
+        """Have all lines in the file, and its length in bytes; UserError where the disk will not have them."""
+        if self.left:
+            growing.extend(self.path, self.length, self.left)
+            self.length, self.left = self.length + len(self.left), b""
+        return self.length
+
+    def sync(self) -> None:
+        """Have the disk hold what is in the file."""
+        if self.length:
+            growing.sync(self.path)
 
 
 def memory() -> float:
@@ -74,4 +94,6 @@ def board(folder: Path, step: int) -> Any:
         raise UserError(
             "TensorBoard is not installed.", "The package tensorboard.", "pip install 'aquatint[train]'"
         ) from None
+    if (folder / "tensorboard").is_symlink():
+        raise UserError(f'"{folder / "tensorboard"}" is a symbolic link.', "A folder.", "Remove it.")
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

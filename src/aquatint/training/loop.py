@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aquatint.base import runtime
+from aquatint.base import files, runtime
 from aquatint.base.errors import UserError
 from aquatint.base.noise import Noise
 from aquatint.base.runtime import DTYPES
@@ -24,9 +24,10 @@ from aquatint.training.journal import Journal
 from aquatint.training.optim import Average, adamw, clip, rate, trained
 from aquatint.training.parts import Found, Parts, Ways, own_parts
 from aquatint.training.recipe import Answer, Batch, Every, Loss, Losses, Moment, Recipe, Share
+from aquatint.training.saving import Saver
 from aquatint.training.sharding import own, shard, split, whole
 from aquatint.training.spread import newest_pieces, save_pieces
-from aquatint.training.state import collected, held, load_state, locked, newest, parameters, save_state
+from aquatint.training.state import NotFinite, collected, held, load_state, locked, newest, parameters, write_state
 from aquatint.training.stop import Stop
 
 PATIENCE = 3  # steps in a row without a finite loss and gradient before a run gives up
@@ -51,11 +52,12 @@ class Run:
         self.weights = {name: list(itertools.chain(*trained(player))) for name, player in self.players.items()}
         self.ways = Ways(self.advance, self.weights.__getitem__, self.differentiate, self.split)
         self.step, self.spent, self.stumbles, self.quiet = 0, 0.0, 0, False
+        self.saver, logged = Saver(), 0
         if saved := self.found():
             facts, tensors = saved
             check_same(recipe, folder, facts)
             load_state(tensors, self.players, self.averages, self.optimisers)
-            self.step, self.spent = facts["step"], facts["spent"]
+            self.step, self.spent, logged = facts["step"], facts["spent"], facts.get("log", 2**62)
             if recipe.parts > 1:  # partial sums are added in an order that depends on the threads
                 torch.set_num_threads(facts["threads"])
         if len(set(parallel.told(f"{recipe.name} {self.step}"))) > 1:
@@ -63,7 +65,7 @@ class Run:
                 f'The processes of this run find different checkpoints in "{folder}".',
                 "One folder that all machines share.",
             )
-        self.journal = Journal(folder, recipe, self.step) if self.share.rank == 0 else None
+        self.journal = Journal(folder, recipe, self.step, logged) if self.share.rank == 0 else None
 
     def found(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor]] | None:
         """The newest checkpoint of the folder, be it one file or in pieces; damaged ones are told of."""
@@ -160,17 +162,61 @@ class Run:
                 "Lower the learning rate, or look at these samples; the last checkpoint is sound.",
             )
 
-    def save(self) -> None:
-        """Write the state: the first process does, with what it gathers from the others; or each its piece."""
+    def save(self, *, wait: bool = True) -> None:
+        """Write the state: the first process does, with what it gathers from the others; or each its piece.
+
+        wait=False   only copy it, and write while steps go on (pieces are waited for all the same). What goes wrong
+                     with the disk is then told of, for the next save may succeed; else it is a UserError
+        """
+        self.hear()
+        written = self.saver.step == self.step
+        if parallel.agreed(written) if self.sharded else written:
+            return
+        try:
+            self._begin_save()
+            if wait and (error := self.saver.outcome(wait=True)):
+                raise error
+        except NotFinite:
+            raise
+        except UserError as error:
+            if wait:
+                raise
+            self.tell_unsaved(error)
+
+    def _begin_save(self) -> None:
         fixed = {"parts": self.recipe.parts, "threads": torch.get_num_threads()}
         parts = fixed if self.recipe.parts > 1 else {}
-        facts = {"recipe": self.recipe.name, "step": self.step, "spent": self.spent, **parts, **self.recipe.facts}
+        logged = {"log": self.journal.flush()} if self.journal else {}
+        facts = {"recipe": self.recipe.name, "seed": self.recipe.seed, "step": self.step, "spent": self.spent, **logged}
+        facts |= parts | dict(self.recipe.facts)
+        keep = self.recipe.keep
         if self.sharded and self.recipe.spread:
-            save_pieces(self.folder, facts, held(self.players, self.averages, self.optimisers), self.share)
-        elif self.share.rank == 0:
-            save_state(self.folder, facts, self.players, self.averages, self.optimisers)
+            if self.journal:
+                self.journal.sync()
+            save_pieces(self.folder, facts, held(self.players, self.averages, self.optimisers), self.share, keep)
+            self.saver.step = self.step
+        elif self.journal:
+            tensors, journal = collected(self.players, self.averages, self.optimisers), self.journal
+
+            def write() -> None:
+                journal.sync()  # first, for the state says how long the log is
+                write_state(self.folder, facts, tensors, keep)
+
+            self.saver.begin(self.step, write)
         elif self.sharded:
             collected(self.players, self.averages, self.optimisers, kept=False)
+
+    def hear(self, *, wait: bool = True) -> None:
+        """What became of the state that was being written: trouble with the disk is told of, another error raised."""
+        error = self.saver.outcome(wait=wait)
+        if isinstance(error, UserError) and not isinstance(error, NotFinite):
+            self.tell_unsaved(error)
+        elif error is not None:
+            raise error
+
+    def tell_unsaved(self, error: UserError) -> None:
+        """A state was not saved, and the run goes on."""
+        say(self, f"a checkpoint was not saved, the next may be: {error}", trouble=True)
 
     def averaged(self) -> dict[str, nn.Module]:
         """Copies of the players that carry their longest averages: what one paints and judges with.
@@ -205,9 +251,14 @@ def averages_of(recipe: Recipe, player: nn.Module) -> list[Average]:
 
 def check_same(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> None:
     """UserError where a folder's checkpoint is another recipe's, or one with other settings."""
-    ours = {"recipe": recipe.name, "parts": recipe.parts, **json.loads(json.dumps(dict(recipe.facts)))}
+    ours = {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "parts": recipe.parts,
+        **json.loads(json.dumps(dict(recipe.facts))),
+    }
     for key, value in ours.items():
-        if ({"parts": 1} | dict(facts)).get(key) != value:
+        if ({"parts": 1, "seed": recipe.seed} | dict(facts)).get(key) != value:
             raise UserError(
                 f'"{folder}" holds a run of the recipe "{facts.get("recipe")}" with another {key}.',
                 "A folder of the same run, which then goes on, or an empty one.",
@@ -228,12 +279,18 @@ def train(recipe: Recipe, folder: Path, tell: Tell | None = None) -> Mapping[str
     SIGTERM and Ctrl-C let it finish its step and save; then it raises KeyboardInterrupt.
     """
     runtime.keep_pages()
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     with locked(folder) if parallel.join().rank == 0 else nullcontext(), Stop() as stop:
+        if parallel.share().rank == 0:
+            files.sweep(folder)
         run = Run(recipe, folder)
         if run.share.rank == 0:
             account.write(recipe, folder, run.share.world)
-        return carried_out(run, tell, stop)
+        try:
+            return carried_out(run, tell, stop)
+        finally:
+            if error := run.saver.outcome(wait=True):
+                say(run, f"the last checkpoint was not saved: {error}", trouble=True)
 
 
 def carried_out(run: Run, tell: Tell | None, stop: Stop) -> Mapping[str, nn.Module]:
@@ -245,6 +302,7 @@ def carried_out(run: Run, tell: Tell | None, stop: Stop) -> Mapping[str, nn.Modu
     while moment.progress < 1.0:
         began = time.monotonic()
         logs = run.take_step(moment)
+        run.hear(wait=False)
         run.spent += time.monotonic() - began
         run.spent = parallel.agreed(run.spent) if run.sharded else run.spent  # when to save and look, all must agree
         if tell is not None and run.share.rank == 0:
@@ -257,9 +315,10 @@ def carried_out(run: Run, tell: Tell | None, stop: Stop) -> Mapping[str, nn.Modu
         if recipe.watch and (not run.step % steps if steps else run.spent - watched >= 60.0 * recipe.watch_minutes):
             watched = run.spent
             look(run, run.moment)
-        if run.spent - saved >= 60.0 * recipe.save_minutes:
+        every = recipe.save_steps
+        if not run.step % every if every else run.spent - saved >= 60.0 * recipe.save_minutes:
             saved = run.spent
-            run.save()
+            run.save(wait=False)
         if stop.now:
             run.save()
             say(run, f"stopped after step {run.step}; it goes on from there", trouble=True)
@@ -268,6 +327,9 @@ def carried_out(run: Run, tell: Tell | None, stop: Stop) -> Mapping[str, nn.Modu
     run.save()
     if recipe.watch and not (recipe.watch_steps and run.step % recipe.watch_steps == 0):
         look(run, moment)
+    if run.journal:
+        run.journal.flush()
+        run.journal.sync()
     return run.averaged()
 
 
@@ -281,8 +343,12 @@ def look(run: Run, moment: Moment) -> None:
 
 def note(run: Run, moment: Moment, logs: Mapping[str, float]) -> None:
     """A line of the log, on disk and on the terminal."""
-    if run.journal is not None:
+    if run.journal is None:
+        return
+    try:
         say(run, run.journal.note(run.step, run.spent, moment.progress, logs))
+    except UserError as error:
+        say(run, f"the log was not written, its lines are kept for later: {error}", trouble=True)
 
 
 def say(run: Run, text: str, *, trouble: bool = False) -> None:

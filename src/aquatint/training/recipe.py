@@ -150,6 +150,8 @@ class Recipe:
              depend on the processes, so that 1, 2, 4 ... of them give the same bits (docs/scaling.md)
     sharding "none", or "full": weights, gradients, averages and the optimiser's numbers are spread over the processes
     spread   with sharding: each process writes its own piece of a checkpoint, and no process ever holds all of it
+    save_steps   after how many steps the state is saved; 0: after `save_minutes` of training
+    keep     how many checkpoints stay; the oldest goes only after the newest has been written and read back
     tensorboard   whether to write events for TensorBoard as well (`tensorboard --logdir FOLDER`)
     watch    called as watch(moment, averaged players, folder) every `watch_steps`, or `watch_minutes` where that is 0,
              and at the end: sheets, probes
@@ -167,6 +169,8 @@ class Recipe:
     snapshot_steps: int = 0
     tensorboard: bool = False
     save_minutes: float = 5.0
+    save_steps: int = 0
+    keep: int = 2
     watch_minutes: float = 5.0
     watch_steps: int = 0
     watch: Callable[[Moment, Mapping[str, nn.Module], Any], Mapping[str, float]] | None = None
@@ -178,7 +182,8 @@ class Recipe:
     spread: bool = False
 
     def __post_init__(self) -> None:
-        least = {"batch_size": 1, "log_steps": 1, "snapshot_steps": 0, "watch_steps": 0, "parts": 1}
+        least = dict.fromkeys(("batch_size", "log_steps", "parts", "keep"), 1)
+        least |= dict.fromkeys(("snapshot_steps", "watch_steps", "save_steps"), 0)
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise UserError(f"{name} = {getattr(self, name)}.", f"A whole number from {low}.")

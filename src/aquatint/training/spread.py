@@ -7,11 +7,11 @@ that runs write otherwise, and back.
 """
 
 import json
-import shutil
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -23,17 +23,19 @@ from aquatint.base.errors import UserError
 from aquatint.training import parallel
 from aquatint.training.recipe import Share
 from aquatint.training.sharding import cut, own
-from aquatint.training.state import KEPT, Damaged, digest_of, read
+from aquatint.training.state import Damaged, NotFinite, digest_of, facts_of, first_odd, number, outgoing, read
+from aquatint.weights import writer
 
 FACTS = "state.json"
+T = TypeVar("T")
 
 
 class Pieces(Mapping[str, Tensor]):
     """The whole tensors of a checkpoint in pieces by name, each put together when it is asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self.facts: dict[str, Any] = files.read_json(folder / FACTS, limit=2**26)
-        self._files = [safe_open(path, framework="pt") for path in sorted(folder.glob("piece-*.safetensors"))]
+        self.facts = facts_of(folder, files.read_text(folder / FACTS, limit=2**26))
+        self._files = [safe_open(path, framework="pt") for path in _named(folder)]
         self._names = [frozenset(file.keys()) for file in self._files]
         self._all = sorted(frozenset[str]().union(*self._names))
 
@@ -51,26 +53,62 @@ class Pieces(Mapping[str, Tensor]):
 
 
 def save_pieces(
-    folder: Path, facts: Mapping[str, Any], held: Iterable[tuple[str, Tensor, Tensor]], share: Share
+    folder: Path, facts: Mapping[str, Any], held: Iterable[tuple[str, Tensor, Tensor]], share: Share, keep: int = 2
 ) -> Path:
-    """Write a run's state (training.state.held), each process its piece; all call this at once, over one folder."""
+    """Write a run's state (training.state.held), each process its piece; all call this at once, over one folder.
+
+    Raises UserError in all processes where one of them cannot; then no older checkpoint has gone.
+    """
     path = folder / f"step-{facts['step']:08d}.pieces"
+    own_rows = {n: own(t).contiguous().cpu() for n, t, weight in held if cut(t, weight) or share.rank == 0}
+    if odd := next((name for name in parallel.told(first_odd(own_rows)) if name), ""):
+        raise NotFinite(odd, facts["step"])
+    if path in pieces(folder) and not any(parallel.told(_damage(path, share))):
+        return path
     with ExitStack() as stack:
-        build = stack.enter_context(files.building(path)) if share.rank == 0 else None
+
+        def begin() -> files.Build | None:
+            if share.rank:
+                return None
+            if path.exists():
+                files.remove(path)
+            return stack.enter_context(files.building(path))
+
+        build = in_step(begin)
         (place,) = parallel.told(str(build.folder) if build else "")[:1]
-        own_rows = {n: own(t).contiguous().cpu() for n, t, weight in held if cut(t, weight) or share.rank == 0}
         name, data = _name(share), save(own_rows)
-        for entry in parallel.told(json.dumps([name, len(data), files.write(Path(place) / name, data)])):
+        digest = in_step(lambda: files.write(Path(place) / name, data))
+        for entry in parallel.told(json.dumps([name, len(data), digest])):
             if build:
                 other, size, digest = json.loads(entry)
                 build.entries[other] = files.Entry(size, digest)
-        if build:
-            build.write(FACTS, json.dumps(dict(facts)))
-    parallel.agreed(0.0)  # from here on it is there, for all
-    if share.rank == 0:
-        for old in pieces(folder)[:-KEPT]:
-            shutil.rmtree(old)
+
+        def finish() -> None:
+            if build:
+                build.write(FACTS, json.dumps(dict(facts)))
+            stack.close()
+
+        in_step(finish)
+    if wrong := next((word for word in parallel.told(_damage(path, share)) if word), ""):
+        raise Damaged(path, wrong)
+
+    def retire() -> None:
+        for old in [found for found in pieces(folder) if number(found) <= facts["step"]][:-keep]:
+            files.remove(old)
+
+    in_step(retire if share.rank == 0 else lambda: None)
     return path
+
+
+def in_step(work: Callable[[], T]) -> T:
+    """What a piece of work gives that all processes do at once; a UserError of one of them is raised in all."""
+    try:
+        result, trouble = [work()], ""
+    except UserError as error:
+        result, trouble = [], str(error)
+    if told := next((word for word in parallel.told(trouble) if word), ""):
+        raise UserError(told)
+    return result[0]
 
 
 def newest_pieces(folder: Path, tell: Callable[[str], None], share: Share) -> Pieces | None:
@@ -93,7 +131,8 @@ def newest_pieces(folder: Path, tell: Callable[[str], None], share: Share) -> Pi
 
 def pieces(folder: Path) -> list[Path]:
     """The checkpoints in pieces of a run, oldest first."""
-    return sorted(path for path in folder.glob("step-*.pieces") if (path / files.MANIFEST).is_file())
+    found = [path for path in folder.glob("step-*.pieces") if re.fullmatch(r"step-\d{8,12}", path.stem)]
+    return sorted((path for path in found if (path / files.MANIFEST).is_file()), key=number)
 
 
 def joined(source: Path, folder: Path) -> Path:
@@ -103,7 +142,8 @@ def joined(source: Path, folder: Path) -> Path:
     found = Pieces(source)
     tensors, text = dict(found), json.dumps(found.facts)
     path = folder / f"step-{found.facts['step']:08d}.safetensors"
-    files.write(path, save(tensors, {"state": text, "digest": digest_of(text, tensors)}))
+    with files.writing(path) as out:
+        writer.write(out, outgoing(tensors), {"state": text, "digest": digest_of(text, tensors)})
     return path
 
 
@@ -125,6 +165,11 @@ def _name(share: Share) -> str:
     return f"piece-{share.rank:05d}-of-{share.world:05d}.safetensors"
 
 
+def _named(folder: Path) -> list[Path]:
+    """The pieces that a manifest names, in their order."""
+    return [folder / name for name in sorted(files.read_manifest(folder)) if name != FACTS]
+
+
 def _rows(tensor: Tensor, share: Share) -> Tensor | None:
     """The rows that one process holds; None if it has none of a tensor that is not cut."""
     if tensor.ndim == 0:
@@ -135,11 +180,17 @@ def _rows(tensor: Tensor, share: Share) -> Tensor | None:
 
 def _damage(path: Path, share: Share) -> str:
     """What is wrong with those files of a folder that are ours to look at; nothing if it is empty."""
+    if path.is_symlink() or (path / files.MANIFEST).is_symlink():
+        return "a symbolic link is in its place"
     try:
-        for index, (name, entry) in enumerate(sorted(files.read_manifest(path).items())):
-            if index % share.world == share.rank and (entry.size, entry.sha256) != files.measure(
-                path / Path(name).name
-            ):
+        entries = files.read_manifest(path)
+        if FACTS not in entries:
+            return f"its manifest does not name {FACTS}"
+        for index, (name, entry) in enumerate(sorted(entries.items())):
+            if Path(name).name != name:
+                return f"its manifest names {name[:100]}"
+            measured = files.measure(path / name, follow=False) if index % share.world == share.rank else None
+            if measured and measured != (entry.size, entry.sha256):
                 return f"{name} is not what was written"
     except UserError as error:
         return str(error)

@@ -7,6 +7,7 @@ one before it is, and the user is told.
 import hashlib
 import itertools
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,22 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from aquatint.base import files
+from aquatint.base import config, files, growing
 from aquatint.base.errors import UserError
 from aquatint.training.optim import Average, trained
 from aquatint.training.sharding import like, own, whole
+from aquatint.weights import writer
+from aquatint.weights.header import DTYPES, Malformed, read_header
 
 try:
     import fcntl
 except ImportError:  # Windows: two runs in one folder are not noticed there
     fcntl = None  # type: ignore[assignment]
 
-KEPT = 2  # checkpoints that stay; the older one goes only after the newer one has been written and read back
 LOCK = "run.lock"
+TIMES = 8  # how many times as much as a model's file a state's head may list
 
 
 class Damaged(UserError):
@@ -39,22 +40,55 @@ class Damaged(UserError):
         super().__init__(f'The checkpoint "{path}" is damaged: {why}.', "A whole one.", "The one before it will do.")
 
 
+class NotFinite(UserError):
+    """A state that is not to be saved."""
+
+    def __init__(self, name: str, step: int) -> None:
+        super().__init__(
+            f"{name} holds a number that is not finite, after step {step}: it is not saved.",
+            "A run needs finite numbers.",
+            "Lower the learning rate; the checkpoints on the disk are sound.",
+        )
+
+
 def save_state(
     folder: Path,
     facts: Mapping[str, Any],
     players: Mapping[str, nn.Module],
     averages: Mapping[str, list[Average]],
     optimisers: Mapping[str, torch.optim.Optimizer],
+    keep: int = 2,
 ) -> Path:
     """Write `folder/step-NNNNNNNN.safetensors`; returns its path. `facts` (JSON) ride in the header."""
-    tensors = collected(players, averages, optimisers)
-    path = folder / f"step-{facts['step']:08d}.safetensors"
-    text = json.dumps(facts)
-    files.write(path, save(tensors, {"state": text, "digest": digest_of(text, tensors)}))
-    read(path)
-    for old in checkpoints(folder)[:-KEPT]:
-        old.unlink()
+    return write_state(folder, facts, collected(players, averages, optimisers), keep)
+
+
+def write_state(folder: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], keep: int) -> Path:
+    """Write what was collected; `keep` checkpoints stay. An older one goes after this one was written and read back.
+
+    Raises NotFinite, and UserError where the disk will not have it; then no older one has gone.
+    """
+    if odd := first_odd(tensors):
+        raise NotFinite(odd, facts["step"])
+    path, text = folder / f"step-{facts['step']:08d}.safetensors", json.dumps(facts)
+    with files.writing(path) as out:
+        writer.write(out, outgoing(tensors), {"state": text, "digest": digest_of(text, tensors)})
+    if files.measure(path) != (out.size, out.sha256):
+        files.remove(path)
+        raise Damaged(path, "it reads otherwise than it was written")
+    for old in [found for found in checkpoints(folder) if number(found) <= facts["step"]][:-keep]:
+        files.remove(old)
     return path
+
+
+def outgoing(tensors: Mapping[str, Tensor]) -> list[writer.Outgoing]:
+    """Tensors as they are written to a file."""
+    return [writer.Outgoing(name, t.dtype, tuple(t.shape), lambda t=t: t) for name, t in tensors.items()]  # type: ignore[misc]
+
+
+def first_odd(tensors: Mapping[str, Tensor]) -> str:
+    """The name of a tensor with a number that is not finite; empty if there is none."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), "")
 
 
 def collected(
@@ -64,7 +98,7 @@ def collected(
     *,
     kept: bool = True,
 ) -> dict[str, Tensor]:
-    """All that a state holds, by name, whole and on the CPU. Where weights are sharded, all processes take part.
+    """Copies of all that a state holds, by name, whole and on the CPU. Of sharded weights all processes take part.
 
     kept=False   for those that only help the first one to gather: nothing is kept
     """
@@ -72,7 +106,7 @@ def collected(
     if not kept:
         deque(found, maxlen=0)
         return {}
-    return {name: tensor.contiguous().cpu() for name, tensor in found}
+    return {name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor) for name, tensor in found}
 
 
 def held(
@@ -100,33 +134,88 @@ def load_state(
     averages: Mapping[str, list[Average]],
     optimisers: Mapping[str, torch.optim.Optimizer],
 ) -> None:
-    """Put a saved state's tensors back into freshly built parts, to the bit."""
+    """Put a saved state's tensors back into freshly built parts, to the bit; UserError where they are of another."""
+    left = set(tensors)
+
+    def fitting(prefix: str, patterns: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        for key, pattern in patterns.items():
+            if prefix + key not in left:
+                raise Unfitting(prefix + key, "is missing")
+            value = tensors[prefix + key]
+            if (value.shape, value.dtype) != (pattern.shape, pattern.dtype):
+                raise Unfitting(prefix + key, f"is {list(value.shape)} in {value.dtype}")
+            left.discard(prefix + key)
+            yield key, value
+
     for name, player in players.items():
         current = player.state_dict()
-        player.load_state_dict({k: like(v, current.get(k, v)) for k, v in under(tensors, f"{name}/weights/")})
+        weights = fitting(f"{name}/weights/", current)
+        player.load_state_dict({key: like(value, current[key]) for key, value in weights})
         for average in averages[name]:
-            average.load(under(tensors, f"{name}/average/{average.name}/"))
+            average.load(fitting(f"{name}/average/{average.name}/", average.shadow))
         learning = itertools.chain(*trained(player))
         for index, (weight, rows) in enumerate(zip(learning, parameters(optimisers[name]), strict=True)):
+            prefix = f"{name}/optimiser/{index}/"
+            moved = {"step": torch.tensor(0.0), "exp_avg": weight, "exp_avg_sq": weight}
             optimisers[name].state[rows] = {
                 key: value if key == "step" else own(like(value, weight)).to(rows.device)
-                for key, value in under(tensors, f"{name}/optimiser/{index}/")
+                for key, value in fitting(prefix, moved if prefix + "step" in left else {})
             }
+    if left:
+        raise Unfitting(min(left), "has no place")
+
+
+class Unfitting(UserError):
+    """A checkpoint of other nets than these."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(
+            f'The checkpoint is of another run: "{name[:200]}" {why}.', "One of this recipe.", "Name another folder."
+        )
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A saved state's facts and tensors; Damaged if they are not those that were saved."""
+    """A saved state's facts and tensors, in memory of our own; Damaged if they are not those that were saved."""
     try:
-        with safe_open(path, framework="pt") as header:
-            metadata = header.metadata() or {}
-        tensors = load_file(path)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise Damaged(path, str(error).partition("\n")[0][:100]) from None
-    if not {"state", "digest"} <= metadata.keys():
+        with files.reading(path, follow=False) as (file, size):
+            head = read_header(file, size, TIMES)
+            tensors = {}
+            for name, entry in head.entries.items():
+                tensors[name] = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
+                file.seek(head.start + entry.begin)
+                _fill(writer.bytes_of(tensors[name]), file)
+    except (Malformed, UserError) as error:
+        raise Damaged(path, (error.takes or error.got if isinstance(error, UserError) else str(error))[:150]) from None
+    if not {"state", "digest"} <= head.metadata.keys():
         raise Damaged(path, "it is no training state of this version")
-    if digest_of(metadata["state"], tensors) != metadata["digest"]:
+    if digest_of(head.metadata["state"], tensors) != head.metadata["digest"]:
         raise Damaged(path, "its numbers are not those that were saved")
-    return json.loads(metadata["state"]), tensors
+    return facts_of(path, head.metadata["state"]), tensors
+
+
+def facts_of(path: Path, text: str) -> dict[str, Any]:
+    """What a state says of itself; Damaged if that is nothing that a run says."""
+    try:
+        facts = config.parse(text)
+    except UserError as error:
+        raise Damaged(path, error.got[:150]) from None
+    bounds = {"step": 10**12, "spent": 10**12, "threads": 4096, "log": 2**62}
+    if not isinstance(facts, dict) or not {"recipe", "step", "spent"} <= facts.keys():
+        raise Damaged(path, "it does not say where its run stands")
+    for name, most in bounds.items():
+        value = facts.get(name, 1)
+        kinds = (int, float) if name == "spent" else (int,)
+        if type(value) not in kinds or not 0 <= value <= most:
+            raise Damaged(path, f'its "{name}" is {str(value)[:30]}')
+    return facts
+
+
+def _fill(left: memoryview, file: Any) -> None:
+    while left:
+        count = file.readinto(left)
+        if not count:
+            raise Malformed("it became shorter while it was read")
+        left = left[count:]
 
 
 def newest(folder: Path, tell: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
@@ -137,7 +226,10 @@ def newest(folder: Path, tell: Callable[[str], None]) -> tuple[dict[str, Any], d
     trouble: Damaged | None = None
     for path in reversed(checkpoints(folder)):
         try:
-            return read(path)
+            facts, tensors = read(path)
+            if facts["step"] != number(path):
+                raise Damaged(path, f"it holds step {facts['step']}")
+            return facts, tensors
         except Damaged as error:
             trouble = trouble or error
             tell(str(error))
@@ -158,10 +250,7 @@ def digest_of(facts: str, tensors: Mapping[str, Tensor]) -> str:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Within, the folder is ours: a second run in it is a UserError. The system lets go of it when a process ends."""
-    path = folder / LOCK
-    with files.telling(path, "written to"):
-        held = path.open("a")
-    with held:
+    with growing.holding(folder / LOCK) as held:
         if fcntl is not None:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -195,7 +284,13 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The saved states of a run, oldest first."""
-    return sorted(folder.glob("step-*.safetensors"))
+    found = [path for path in folder.glob("step-*.safetensors") if re.fullmatch(r"step-\d{8,12}", path.stem)]
+    return sorted(found, key=number)
+
+
+def number(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:

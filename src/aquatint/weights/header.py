@@ -77,27 +77,30 @@ class Header:
     start: int
 
 
-def read_header(file: Source, size: int) -> Header:
-    """The checked head of an open file of `size` bytes; raises Malformed."""
+def read_header(file: Source, size: int, times: int = 1) -> Header:
+    """The checked head of an open file of `size` bytes; raises Malformed.
+
+    times   how many times as much as a model's file it may list: a training state lists each weight several times
+    """
     file.seek(0)
     first = _exactly(file, min(8, size))
     if len(first) < 8:
         raise Malformed(f"it has {size} bytes, and the first 8 tell how long the head is")
     length = int.from_bytes(first, "little")
-    if length > LONGEST:
-        raise Malformed(f"its head would have {length:,} bytes, and at most {LONGEST:,} are read")
+    if length > times * LONGEST:
+        raise Malformed(f"its head would have {length:,} bytes, and at most {times * LONGEST:,} are read")
     if 8 + length > size:
         raise Malformed(f"its head of {length:,} bytes does not fit into the file's {size:,}")
-    return parse(_exactly(file, length), size - 8 - length)
+    return parse(_exactly(file, length), size - 8 - length, times)
 
 
-def parse(head: bytes, room: int) -> Header:
+def parse(head: bytes, room: int, times: int = 1) -> Header:
     """The checked head from its JSON bytes, for a file with `room` bytes after it; raises Malformed."""
     if not head.startswith(b"{"):
         raise Malformed("its head does not start with an opening brace")
     for signs, most in SIGNS:
-        if sum(head.count(sign) for sign in signs) > most:
-            raise Malformed(f"its head has more than {most:,} of {signs.decode()}")
+        if sum(head.count(sign) for sign in signs) > times * most:
+            raise Malformed(f"its head has more than {times * most:,} of {signs.decode()}")
     try:
         data = json.loads(
             head.decode("utf-8"),
@@ -115,8 +118,8 @@ def parse(head: bytes, room: int) -> Header:
     if not isinstance(data, dict):
         raise Malformed("its head is not a JSON object")
     metadata = _metadata(data.pop("__metadata__", None))
-    if len(data) > COUNT:
-        raise Malformed(f"it lists {len(data):,} tensors, and at most {COUNT:,} are read")
+    if len(data) > times * COUNT:
+        raise Malformed(f"it lists {len(data):,} tensors, and at most {times * COUNT:,} are read")
     longest = max(map(len, data), default=0)
     if longest > LONGEST_NAME:
         raise Malformed(f"a tensor's name has {longest:,} letters, and at most {LONGEST_NAME:,} are read")

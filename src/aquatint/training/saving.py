@@ -1,0 +1,34 @@
+"""States are written while steps go on, one at a time, on a thread of their own."""
+
+import threading
+from collections.abc import Callable
+
+
+class Saver:
+    """`step` is that of the last state that was written; -1 before the first."""
+
+    def __init__(self) -> None:
+        self.step = -1
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def begin(self, step: int, write: Callable[[], object]) -> None:
+        """Start to write a state; what became of the one before must have been heard."""
+        assert self._thread is None, "two states at once"
+        self._thread = threading.Thread(target=self._carry_out, args=(step, write), name="saver")
+        self._thread.start()
+
+    def outcome(self, *, wait: bool) -> BaseException | None:
+        """The error of a state that was not written, told once; None if all is well, or as long as it is written."""
+        if self._thread is None or (self._thread.is_alive() and not wait):
+            return None
+        self._thread.join()
+        error, self._thread, self._error = self._error, None, None
+        return error
+
+    def _carry_out(self, step: int, write: Callable[[], object]) -> None:
+        try:
+            write()
+            self.step = step
+        except BaseException as error:
+            self._error = error
