@@ -148,7 +148,7 @@ def columns_of(data: "Prepared") -> "Iterator[tuple[str, np.ndarray, Callable[[f
     def whole(value: float) -> str:
         return f"{value:,.0f}"
 
-    sizes = data.sizes()
+    sizes = data.sizes().astype(np.int64)
     yield "width, pixels", sizes[:, 0], whole
     yield "height, pixels", sizes[:, 1], whole
     yield "width : height", np.log2(sizes[:, 0] / sizes[:, 1]), lambda value: f"{2**value:.2f}"

@@ -61,7 +61,9 @@ def assigned(sizes: np.ndarray, among: Sequence[Shape]) -> np.ndarray:
     ratios = np.log([shape.width / shape.height for shape in among])
     order = np.argsort(ratios, kind="stable")
     edges = (ratios[order][1:] + ratios[order][:-1]) / 2
-    found: np.ndarray = order[np.searchsorted(edges, np.log(sizes[:, 0] / sizes[:, 1]))].astype(np.int16)
+    found: np.ndarray = order[np.searchsorted(edges, np.log(sizes[:, 0] / sizes[:, 1].astype(np.float64)))].astype(
+        np.int16
+    )
     return found
 
 

@@ -4,7 +4,7 @@ Items are looked at by several threads and decided on in their order by one, so 
 the sources and the settings. Whenever a shard is full it is written, and after it a part: a file that says what became
 of each item up to there. A run that was killed finds its parts, checks their shards, and goes on behind the last; at
 the end they become the index and the manifest, and go. Memory holds one shard and, to find what is there twice, about
-200 bytes for each picture kept (and 100 more a band of `near`).
+150 bytes for each picture kept, or 310 with near = 4 (tracemalloc, 200,000 pictures).
 """
 
 import hashlib

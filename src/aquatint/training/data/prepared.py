@@ -55,9 +55,9 @@ class Prepared:
         return images.rgb(images.decode(self.read(number).picture))
 
     def sizes(self) -> np.ndarray:
-        """[n, 2]: every picture's width and height, int64."""
+        """[n, 2]: every picture's width and height, uint16."""
         own = self.rows[self.first : self.first + self.count]
-        return np.stack([own["width"], own["height"]], axis=1).astype(np.int64)
+        return np.stack([own["width"], own["height"]], axis=1)
 
     def damaged(self) -> Iterator[Damaged]:
         """Every sample of the split that is not what was written."""
