@@ -12,6 +12,11 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a state is being written at this moment."""
+        return self._thread is not None and self._thread.is_alive()
+
     def begin(self, step: int, write: Callable[[], object]) -> None:
         """Start to write a state; what became of the one before must have been heard."""
         assert self._thread is None, "two states at once"
@@ -20,7 +25,7 @@ class Saver:
 
     def outcome(self, *, wait: bool) -> BaseException | None:
         """The error of a state that was not written, told once; None if all is well, or as long as it is written."""
-        if self._thread is None or (self._thread.is_alive() and not wait):
+        if self._thread is None or (self.busy and not wait):
             return None
         self._thread.join()
         error, self._thread, self._error = self._error, None, None
