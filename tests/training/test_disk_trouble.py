@@ -1,7 +1,7 @@
 """A full or failing disk under a run: it goes on or ends with a typed error, no good checkpoint is lost, and when the
 disk has recovered the run ends as if nothing had been.
 
-By default every fifteenth operation, from an offset that changes with the date; every one of them with `-m slow`.
+By default every twenty-fifth operation, from an offset that changes with the date; every one of them with `-m slow`.
 """
 
 import datetime
@@ -90,7 +90,7 @@ def endured(shim: Path, place: Path, every: int, modes: tuple[str, ...] = MODES)
 
 
 def test_some_operations(shim: Path, tmp_path: Path) -> None:
-    endured(shim, tmp_path, 15)
+    endured(shim, tmp_path, 25)
 
 
 @pytest.mark.slow
