@@ -173,7 +173,7 @@ class Run:
         if parallel.agreed(written) if self.sharded else written:
             return
         try:
-            self._begin_save()
+            self._begin_save(behind=not wait)
             if wait and (error := self.saver.outcome(wait=True)):
                 raise error
         except NotFinite:
@@ -183,7 +183,7 @@ class Run:
                 raise
             self.tell_unsaved(error)
 
-    def _begin_save(self) -> None:
+    def _begin_save(self, *, behind: bool) -> None:
         fixed = {"parts": self.recipe.parts, "threads": torch.get_num_threads()}
         parts = fixed if self.recipe.parts > 1 else {}
         logged = in_step(self._logged) if self.sharded else self._logged()
@@ -200,7 +200,7 @@ class Run:
                 journal.sync()  # first, for the state says how long the log is
                 write_state(self.folder, facts, tensors, keep)
 
-            self.saver.begin(self.step, write)
+            self.saver.begin(self.step, write, behind=behind)
         elif self.sharded:
             collected(self.players, self.averages, self.optimisers, kept=False)
 
