@@ -57,7 +57,7 @@ def run(shim: Path, program: str, *arguments: object, **settings: object) -> "su
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | said | {"LD_PRELOAD": str(shim), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SHIM + program, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000)
 
 
 def recorded(shim: Path, program: str, root: Path) -> list[Operation]:

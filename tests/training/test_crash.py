@@ -156,7 +156,7 @@ in_pieces(Path(sys.argv[1]), KEEP)
 """
 
 
-@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("keep", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_crashes_of_checkpoints_in_pieces(keep: int, shim: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     operations = recorded(shim, PIECES.replace("KEEP", str(keep)), root)

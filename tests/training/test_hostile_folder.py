@@ -180,6 +180,7 @@ def test_what_leads_out_is_not_followed(name: str, kind: str, folder: Path, tmp_
     else:
         with quickly(), pytest.raises(UserError, match=name):
             carry_out(folder)
+        assert not list(folder.glob("step-*"))  # before any work
     assert outside.read_text() == "mine"
     assert not (tmp_path / "new").exists()
 

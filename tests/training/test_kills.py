@@ -6,6 +6,7 @@ By default three kills, at places that change with the date; thirty with `-m slo
 import datetime
 import random
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,21 +14,22 @@ import torch
 from tests.crash.course import recipe, results, whole
 from tests.training.company import started
 
-from aquatint.training.loop import train
+from aquatint.training.loop import Run, train
 
 STEPS, EVERY = 300, 10
 
 
 def slow_run(folder: Path, pause: float = 0.003) -> None:
-    """Three hundred steps that take a little time each."""
+    """Three hundred steps that take a little time each; a byte beside the folder counts them."""
     torch.set_num_threads(1)
+
+    def tell(run: Run, logs: Mapping[str, float]) -> None:
+        with folder.with_suffix(".steps").open("ab") as steps:
+            steps.write(b".")
+        time.sleep(pause)
+
     settings = {"parts": 2, "save_steps": EVERY, "watch": None, "snapshot_steps": 100}
-    train(recipe(steps=STEPS, **settings), folder, lambda run, logs: time.sleep(pause))
-
-
-def lines(folder: Path) -> int:
-    log = folder / "log.jsonl"
-    return log.read_bytes().count(b"\n") if log.exists() else 0
+    train(recipe(steps=STEPS, **settings), folder, tell)
 
 
 def survived(world: int, kills: int, folder: Path) -> None:
@@ -35,20 +37,24 @@ def survived(world: int, kills: int, folder: Path) -> None:
     seed = datetime.date.today().toordinal()
     print(f"{world} processes, {kills} kills, seed {seed}")
     chance, run, begin = random.Random(seed), folder / "run", 0
+    steps = run.with_suffix(".steps")
     for left in range(kills, 0, -1):
-        last = begin + max(1, (STEPS - begin - EVERY) // left)  # so that all find something to interrupt
-        until = chance.randint(begin + 1, last)
+        most = max(1, (STEPS - begin - 2 * EVERY) // left)  # so that all find something to interrupt
+        until = chance.randint(1, most)
+        steps.write_bytes(b"")
         processes, deadline = started(world, slow_run, run), time.monotonic() + 60
-        while lines(run) < until and time.monotonic() < deadline and processes[0].is_alive():
+        while steps.stat().st_size < until and time.monotonic() < deadline:
             time.sleep(0.001)
-        time.sleep(chance.random() * 0.01)
+        time.sleep(chance.random() * 0.005)
         for process in chance.sample(processes, world):
             process.kill()
         for process in processes:
             process.join()
         assert processes[0].exitcode == -9, "it was killed at work"
+        assert steps.stat().st_size >= until
         saved = max(whole(run), default=0)
-        assert lines(run) - saved <= 2 * EVERY, "of what was done since the last state but one"
+        assert saved >= begin
+        assert begin + steps.stat().st_size - saved <= 2 * EVERY, "redone: at most from the last state but one"
         begin = saved
     processes = started(world, slow_run, run, 0.0)
     for process in processes:

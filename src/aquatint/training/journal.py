@@ -1,6 +1,7 @@
 """What a run writes down of its steps: a line each in log.jsonl, a line on standard error, and TensorBoard's events."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -28,14 +29,14 @@ class Journal:
     length   bytes of the log that are kept: as long as it was when the checkpoint was made, so that what was written
              down after it is not said twice
 
-    Where the recipe wants TensorBoard's events and it is not installed, a UserError.
+    Where the recipe wants TensorBoard's events and it is not installed, or the log is no file of its own, a UserError.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, step: int, length: int) -> None:
         self.folder, self.size, self.path = folder, recipe.batch_size, folder / NAME
         self.length, self.left = length, b""
-        if self.path.is_file():
-            self.length = min(length, self.path.stat().st_size)
+        if os.path.lexists(self.path):
+            self.length = min(length, self.path.lstat().st_size)
             growing.extend(self.path, self.length, b"")
         self.board = board(folder, step) if recipe.tensorboard else None
         self.began, self.step = time.monotonic(), step

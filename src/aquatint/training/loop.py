@@ -26,7 +26,7 @@ from aquatint.training.parts import Found, Parts, Ways, own_parts
 from aquatint.training.recipe import Answer, Batch, Every, Loss, Losses, Moment, Recipe, Share
 from aquatint.training.saving import Saver
 from aquatint.training.sharding import own, shard, split, whole
-from aquatint.training.spread import newest_pieces, save_pieces
+from aquatint.training.spread import in_step, newest_pieces, save_pieces
 from aquatint.training.state import NotFinite, collected, held, load_state, locked, newest, parameters, write_state
 from aquatint.training.stop import Stop
 
@@ -173,7 +173,7 @@ class Run:
         if parallel.agreed(written) if self.sharded else written:
             return
         try:
-            self._begin_save()
+            self._begin_save(behind=not wait)
             if wait and (error := self.saver.outcome(wait=True)):
                 raise error
         except NotFinite:
@@ -183,16 +183,14 @@ class Run:
                 raise
             self.tell_unsaved(error)
 
-    def _begin_save(self) -> None:
+    def _begin_save(self, *, behind: bool) -> None:
         fixed = {"parts": self.recipe.parts, "threads": torch.get_num_threads()}
         parts = fixed if self.recipe.parts > 1 else {}
-        logged = {"log": self.journal.flush()} if self.journal else {}
+        logged = in_step(self._logged) if self.sharded else self._logged()
         facts = {"recipe": self.recipe.name, "seed": self.recipe.seed, "step": self.step, "spent": self.spent, **logged}
         facts |= parts | dict(self.recipe.facts)
         keep = self.recipe.keep
         if self.sharded and self.recipe.spread:
-            if self.journal:
-                self.journal.sync()
             save_pieces(self.folder, facts, held(self.players, self.averages, self.optimisers), self.share, keep)
             self.saver.step = self.step
         elif self.journal:
@@ -202,9 +200,18 @@ class Run:
                 journal.sync()  # first, for the state says how long the log is
                 write_state(self.folder, facts, tensors, keep)
 
-            self.saver.begin(self.step, write)
+            self.saver.begin(self.step, write, behind=behind)
         elif self.sharded:
             collected(self.players, self.averages, self.optimisers, kept=False)
+
+    def _logged(self) -> dict[str, int]:
+        """How long the log is, all of it being in the file."""
+        if self.journal is None:
+            return {}
+        length = self.journal.flush()
+        if self.recipe.spread:
+            self.journal.sync()
+        return {"log": length}
 
     def hear(self, *, wait: bool = True) -> None:
         """What became of the state that was being written: trouble with the disk is told of, another error raised."""
