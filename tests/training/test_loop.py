@@ -132,3 +132,31 @@ def test_three_steps_without_a_finite_gradient_end_a_run(tmp_path: Path, capsys:
     after = recipe.objective.players["unet"].state_dict()
     assert all(torch.equal(weights[key], after[key]) for key in weights)
     assert not checkpoints(tmp_path)
+
+
+class Half(TwoPlayers):
+    """a's loss is never a number, b's always."""
+
+    def losses(self, batch: Batch, moment: Moment, noise: Noise) -> Iterator[Loss]:
+        for loss in super().losses(batch, moment, noise):
+            yield loss._replace(value=loss.value * float("nan")) if loss.player == "a" else loss
+
+
+def test_a_players_stumbles_are_its_own_and_outlast_a_stop(tmp_path: Path) -> None:
+    """Another player's step does not forgive them, nor does going on from a checkpoint; the log names the samples."""
+
+    def run() -> Run:
+        optim = {name: Optim(lr=0.01, warmup=1) for name in "ab"}
+        return Run(Recipe("half", 0, Half(), lambda m, s: {}, Length(steps=9), optim, batch_size=2), tmp_path)
+
+    first = run()
+    for _ in range(2):
+        first.take_step(first.moment)
+    first.save()
+    second = run()
+    assert second.stumbles == {"a": 2, "b": 0}
+    with pytest.raises(UserError, match="3 steps in a row"):
+        second.take_step(second.moment)
+    assert logged(tmp_path) == [
+        {"step": step, "a/skipped": 1.0, "first sample": 2 * step, "last sample": 2 * step + 1} for step in (0, 1)
+    ]

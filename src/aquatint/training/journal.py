@@ -64,6 +64,11 @@ class Journal:
         self.flush()
         return f"{step:7d} {spent / 60:6.1f} min {rate:.3g}/s {left:.1f} min left  {said}"
 
+    def skip(self, step: int, player: str, first: int, last: int) -> None:
+        """Note a step that a player did not take, with the first and the last of its samples; written with the next."""
+        line = {"step": step, f"{player}/skipped": 1.0, "first sample": first, "last sample": last}
+        self.left += json.dumps(line).encode() + b"\n"
+
     def flush(self) -> int:
         """Have all lines in the file, and its length in bytes; UserError where the disk will not have them."""
         if self.left:

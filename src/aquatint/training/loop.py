@@ -51,13 +51,15 @@ class Run:
         self.optimisers = {name: adamw(player, recipe.optim[name]) for name, player in self.players.items()}
         self.weights = {name: list(itertools.chain(*trained(player))) for name, player in self.players.items()}
         self.ways = Ways(self.advance, self.weights.__getitem__, self.differentiate, self.split)
-        self.step, self.spent, self.stumbles, self.quiet = 0, 0.0, 0, False
+        self.step, self.spent, self.quiet = 0, 0.0, False
+        self.stumbles = dict.fromkeys(self.players, 0)
         self.saver, logged = Saver(), 0
         if saved := self.found():
             facts, tensors = saved
             check_same(recipe, folder, facts)
             load_state(tensors, self.players, self.averages, self.optimisers)
             self.step, self.spent, logged = facts["step"], facts["spent"], facts.get("log", 2**62)
+            self.stumbles |= facts.get("stumbles", {})
             if recipe.parts > 1:  # partial sums are added in an order that depends on the threads
                 torch.set_num_threads(facts["threads"])
         if len(set(parallel.told(f"{recipe.name} {self.step}"))) > 1:
@@ -136,7 +138,7 @@ class Run:
         if not math.isfinite(norm):
             self.stumble(found, moment)
             return {"skipped": 1.0}
-        self.stumbles = 0
+        self.stumbles[found.player] = 0
         speed = rate(settings, moment)
         for group in optimiser.param_groups:
             group["lr"] = speed
@@ -149,13 +151,15 @@ class Run:
         return {**found.logs, "norm": norm, "lr": speed}
 
     def stumble(self, found: Found, moment: Moment) -> None:
-        """A loss or gradient that is not finite: skip the step, name its samples, and give up at the third in a row."""
-        self.stumbles += 1
-        size = self.recipe.batch_size
-        samples = f"samples {moment.step * size} to {(moment.step + 1) * size - 1}"
+        """A loss or gradient that is not finite: skip the step, name its samples; a third in a row ends the run."""
+        self.stumbles[found.player] += 1
+        first, last = moment.step * self.recipe.batch_size, (moment.step + 1) * self.recipe.batch_size - 1
+        samples = f"samples {first} to {last}"
         what = f"{found.player}'s loss or gradient is not finite ({dict(found.logs)})"
         say(self, f"step {moment.step}: {what}; {samples}", trouble=True)
-        if self.stumbles >= PATIENCE:
+        if self.journal is not None:
+            self.journal.skip(moment.step, found.player, first, last)
+        if self.stumbles[found.player] >= PATIENCE:
             raise UserError(
                 f"{self.recipe.name}: {PATIENCE} steps in a row without a finite gradient, the last at {samples}.",
                 "A run needs finite losses.",
@@ -188,7 +192,7 @@ class Run:
         parts = fixed if self.recipe.parts > 1 else {}
         logged = in_step(self._logged) if self.sharded else self._logged()
         facts = {"recipe": self.recipe.name, "seed": self.recipe.seed, "step": self.step, "spent": self.spent, **logged}
-        facts |= parts | dict(self.recipe.facts)
+        facts |= {"stumbles": dict(self.stumbles)} | parts | dict(self.recipe.facts)
         keep = self.recipe.keep
         if self.sharded and self.recipe.spread:
             save_pieces(self.folder, facts, held(self.players, self.averages, self.optimisers), self.share, keep)
