@@ -164,8 +164,9 @@ def test_a_run_goes_on_to_the_bit_and_only_with_its_own_settings(data: str, tmp_
     for net, rows in wanted.items():
         for name, adapter in rows.items():
             assert torch.equal(adapter.up, found[net][name].up)  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match="another settings"):
-        Run(lora(tiny_bundle(), replace(settings, seed=1)).recipe, tmp_path / "cut")
+    for change, told in (({"seed": 1}, "another seed"), ({"rank": 2}, "another settings")):
+        with pytest.raises(UserError, match=told):
+            Run(lora(tiny_bundle(), replace(settings, **change)).recipe, tmp_path / "cut")  # type: ignore[arg-type]
     with pytest.raises(UserError, match='recipe "lora"'):
         Run(full(tiny_bundle(), Full(data=data, words="x")).recipe, tmp_path / "cut")
 
