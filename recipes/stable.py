@@ -13,12 +13,14 @@ came out of the same loop in minutes, in a world of its own (recipes/pocket.py).
 """
 
 import argparse
+import atexit
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from aquatint.base import config, files
 from aquatint.base.errors import UserError, unknown
@@ -34,7 +36,8 @@ from aquatint.nets.unet import UNet
 from aquatint.pipelines.bundle import Bundle, save
 from aquatint.training import parallel
 from aquatint.training.data.buckets import Shape
-from aquatint.training.data.loader import Loader
+from aquatint.training.data.cache import Cache
+from aquatint.training.data.loader import Loader, latents_key
 from aquatint.training.data.prepared import Prepared
 from aquatint.training.data.wording import Wording
 from aquatint.training.objectives.autoencoder import Reconstruction, Weights, settle
@@ -42,7 +45,7 @@ from aquatint.training.objectives.diffusion import Aim, Denoising
 from aquatint.training.objectives.text import Alignment, Towers
 from aquatint.training.recipe import Batch, Length, Moment, Optim, Recipe, Share
 from aquatint.training.start import start
-from aquatint.training.state import averaged, part
+from aquatint.training.state import averaged, digest_of, part
 
 MEASURED = 32  # batches by which the latents' centre and width are measured
 SETTLED = "settled.json"  # what was measured, beside the runs
@@ -129,11 +132,16 @@ class Compressing(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Painting(Settings):
-    """The U-Net (Rombach et al. 2022; rate and warm-up of Stable Diffusion v1's card); `silent` share without words."""
+    """The U-Net (Rombach et al. 2022; rate and warm-up of Stable Diffusion v1's card).
+
+    silent   share of the samples without words
+    cache    a folder where what the encoder makes is kept for the next epoch and run; "": it is made each time
+    """
 
     size: int = 512
     batch: int = 2048
     silent: float = 0.1
+    cache: str = ""
     aim: Aim = field(default_factory=Aim)
     optim: Optim = field(
         default_factory=lambda: Optim(lr=1e-4, betas=(0.9, 0.999), decay=0.01, warmup=10_000, hold=1.0)
@@ -185,15 +193,40 @@ def unet(settings: Painting) -> Recipe:
     text, encoder = text_of(settings).to(device), encoder_of(settings).to(device)
     loader, scale = settings.loader(crop=False, flip=True, silent=settings.silent), family.autoencoder.scale
 
+    cache = None
+    if settings.cache:
+        cache = Cache(
+            settings.cache, digest_of("", {name: tensor.cpu() for name, tensor in encoder.state_dict().items()})
+        )
+        atexit.register(cache.flush)
+
+    def encoded(found: Batch) -> Tensor:
+        """Means and deviations, [b, 2, c, h, w]; what is kept is made picture by picture, so that no other counts."""
+
+        def moments(pixels: Tensor) -> Tensor:
+            posterior = encoder.posterior(pixels.to(device))
+            return torch.stack([posterior.mean, torch.exp(0.5 * posterior.log_variance)], dim=1)
+
+        def make(places: list[int]) -> list[Tensor]:
+            return [moments(found["pixels"][place : place + 1])[0] for place in places]
+
+        if cache is None:
+            return moments(found["pixels"])
+        shape = Shape(settings.size, settings.size)
+        names = [
+            latents_key(sha, shape, turned) for sha, turned in zip(found["sha256"], found["mirrored"], strict=True)
+        ]
+        return torch.stack(cache.remembered(names, make))
+
     @torch.no_grad()
     def batch(moment: Moment, share: Share) -> Batch:
         found = loader.batch(moment, share)
         count = len(found["captions"])
         first = moment.step * settings.batch + share.rank * count
-        posterior = encoder.posterior(found["pixels"].to(device))
+        mean, deviation = encoded(found).to(device).unbind(1)
         noise = Noise([settings.seed] * count, range(first, first + count))
-        eps = noise.normal(tuple(posterior.mean.shape[1:]), draw=POSTERIOR, device=device)
-        return {"latents": posterior.sample(eps) * scale, "ids": words(found["captions"]).to(device)}
+        eps = noise.normal(tuple(mean.shape[1:]), draw=POSTERIOR, device=device)
+        return {"latents": (mean + deviation * eps) * scale, "ids": words(found["captions"]).to(device)}
 
     aim = replace(settings.aim, prediction=family.prediction)
     objective = Denoising(net, text, NoiseSchedule(family.schedule), aim)

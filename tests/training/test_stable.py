@@ -1,5 +1,7 @@
 """Stable Diffusion from nothing, in small: three runs over a prepared folder, and a model that paints."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,16 @@ def test_three_runs_and_a_model(capfd: pytest.CaptureFixture[str]) -> None:
         latents = encoder.posterior(pixels).mean * TINY.autoencoder.scale
     assert latents.mean(dim=(0, 2, 3)).abs().max() < 0.05
     assert (latents.std(dim=(0, 2, 3)) - 1).abs().max() < 0.05
+    plain, kept = averaged(Path("runs/unet"), "unet"), []
+    for folder in ("runs/first", "runs/second"):  # the second reads what the first one kept
+        changes = [f"--set={change}" for change in (*COMMON, *STAGES["unet"], "cache=kept")]
+        command = (sys.executable, "-m", "aquatint", "train", f"{ROOT}/recipes/stable.py:unet", "--out", folder)
+        subprocess.run((*command, *changes), check=True, capture_output=True)
+        kept.append(averaged(Path(folder), "unet"))
+        for name, tensor in plain.items():
+            torch.testing.assert_close(kept[-1][name], tensor, rtol=1e-3, atol=1e-4)
+    assert all(torch.equal(tensor, kept[1][name]) for name, tensor in kept[0].items())
+    assert list(Path("kept").rglob("*.safetensors"))
     path = export(Path("runs"), Path("model"), "diffusers")
     bundle = aquatint.load(path)
     assert bundle.paint("picture 3, red", seed=1, steps=2).image.size == (64, 64)

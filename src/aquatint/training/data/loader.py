@@ -29,13 +29,17 @@ PLACE = 2  # step of CROP's draws: where a cut lies, and whether it is mirrored
 
 
 class Shown(NamedTuple):
-    """A sample as a step shows it: uint8 [h, w, 3]; six numbers as XL is told them; words; and which it was."""
+    """A sample as a step shows it: uint8 [h, w, 3]; six numbers as XL is told them; words; and which it was.
+
+    mirrored   whether its picture is the mirror image
+    """
 
     pixels: np.ndarray
     cut: tuple[int, ...]
     caption: str
     number: int
     sha256: str
+    mirrored: bool
 
 
 class Loader:
@@ -75,7 +79,8 @@ class Loader:
         self._begun: dict[tuple[int, Share], list[Future[Shown]]] = {}
 
     def batch(self, moment: Moment, share: Share = Share()) -> Batch:  # noqa: B008
-        """Our part of a step's batch: pixels [b, 3, h, w] in [-1, 1], cuts [b, 6], captions, numbers and sha256s."""
+        """Our part of a step's batch: pixels [b, 3, h, w] in [-1, 1], cuts [b, 6], captions, numbers, sha256s, and
+        which are mirrored."""
         if self.size % share.world:
             raise UserError(f"A batch of {self.size} for {share.world} processes.", "A multiple of their number.")
         found = self._gathered(moment.step, share)
@@ -88,6 +93,7 @@ class Loader:
             "captions": [shown.caption for shown in found],
             "numbers": [shown.number for shown in found],
             "sha256": [shown.sha256 for shown in found],
+            "mirrored": [shown.mirrored for shown in found],
         }
 
     def numbers(self, step: int, share: Share = Share()) -> list[int]:  # noqa: B008
@@ -111,7 +117,9 @@ class Loader:
         if self._pool is not None:
             for coming in range(step, step + 1 + self.ahead):
                 self._begin(coming, share)
-            for known in [key for key in self._begun if not step <= key[0] <= step + self.ahead or key[1] != share]:
+            for known in [
+                key for key in self._begun if not step <= key[0] <= step + self.ahead or key[1].world != share.world
+            ]:
                 del self._begun[known]
         shape, numbers = self.plan.turn(step).shape, self.numbers(step, share)
         first = step * self.size + share.rank * len(numbers)
@@ -148,9 +156,10 @@ class Loader:
         across, down = where[:2] if self.crop else (0.5, 0.5)
         picture = decoded(found)
         made = ImageOps.fit(picture, shape, Image.Resampling.LANCZOS, centering=(across, down))
-        made = ImageOps.mirror(made) if self.flip and where[2] < 0.5 else made
+        mirrored = self.flip and where[2] < 0.5
+        made = ImageOps.mirror(made) if mirrored else made
         words = self.wording.say(found.caption, self.seed, sample)
-        return Shown(np.asarray(made), cut_of(picture.size, shape, across, down), words, number, found.sha256)
+        return Shown(np.asarray(made), cut_of(picture.size, shape, across, down), words, number, found.sha256, mirrored)
 
 
 def decoded(sample: Sample) -> Image.Image:
