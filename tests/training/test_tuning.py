@@ -203,6 +203,29 @@ def test_recomputing_changes_nothing(kind: str, data: str, tmp_path: Path) -> No
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
+def test_a_batch_in_parts_is_the_same_batch(data: str, tmp_path: Path) -> None:
+    found = []
+    for parts in (1, 4):
+        settings = LoRA(data=data, words="a zorb", steps=3, batch=8, parts=parts, optim=FAST)
+        found.append(train(lora(tiny_bundle(), settings).recipe, tmp_path / str(parts))["unet"].state_dict())
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_pictures_of_two_shapes_are_learned_in_buckets(data: str, tmp_path: Path) -> None:
+    for index in range(3):
+        Image.new("RGB", (64, 256), (0, 90 * index, 40)).save(Path(data) / f"tall{index}.png")
+    settings = LoRA(data=data, words="a zorb", steps=4, size=128, buckets=True, optim=FAST, held=data)
+    recipe = lora(tiny_bundle(), settings).recipe
+    shapes = {tuple(recipe.batch(Moment(step, 0.0), Share())["latents"].shape) for step in range(8)}
+    assert shapes == {(4, 4, 16, 16), (4, 4, 32, 8)}
+    halves = [recipe.batch(Moment(1, 0.0), Share(rank, 2))["latents"] for rank in (0, 1)]
+    assert torch.equal(torch.cat(halves), recipe.batch(Moment(1, 0.0), Share())["latents"])
+    train(recipe, tmp_path / "run")
+    with pytest.raises(UserError, match="buckets with a prior"):
+        replace(settings, prior=data, prior_words="x")
+
+
 def test_held_pictures_are_looked_at_and_not_learned_from(data: str, tmp_path: Path) -> None:
     held = tmp_path / "held"
     held.mkdir()

@@ -75,6 +75,7 @@ class Tuning:
                    size x size pixels; else all are squares
     chunks         of 75 tokens that a caption may have
     steps, batch   how long, and how many samples a step
+    parts          into how many pieces a batch is cut, one after the other: accumulation, memory for one (Recipe.parts)
     silent         share of the samples without a caption, for classifier-free guidance
     average        decay of the running average that is kept (Average in training/optim.py)
     held           a folder of pictures that are not learned from: their errors are logged by time (validation.py)
@@ -98,6 +99,7 @@ class Tuning:
     chunks: int = 3
     steps: int = 400
     batch: int = 4
+    parts: int = 1
     seed: int = 0
     silent: float = 0.1
     average: float = 0.98
@@ -114,6 +116,7 @@ class Tuning:
         for name, low, high in (
             ("steps", 1, 10_000_000),
             ("batch", 1, 4096),
+            ("parts", 1, 4096),
             ("seed", 0, 2**64 - 1),
             ("chunks", 1, MOST_CHUNKS),
             ("look", 0, 10_000_000),
@@ -249,6 +252,7 @@ def recipe(name: str, model: Model, settings: Tuning, objective: Denoising, subj
         {"unet": settings.optim},
         (settings.average,),
         batch_size=settings.batch,
+        parts=settings.parts,
         log_steps=max(1, min(10, settings.steps // 200)),
         watch=watch if seen else None,
         watch_steps=settings.look or settings.steps,
