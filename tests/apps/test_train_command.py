@@ -1,6 +1,8 @@
 """`aquatint train`: from a folder of pictures to a file that `generate` takes."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,13 @@ def test_sheets_while_it_learns(kind: str, capfd: pytest.CaptureFixture[str], mo
     ]
     lines = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "held" in line] == [5]
+
+
+@pytest.mark.slow
+def test_two_processes_tune_and_one_writes(model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "aquatint"]
+    command += [str(part) for part in lesson("lora", model, "--prompt", "a zorb")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["run/sheet.jpg", "run/report.html", "run/run.safetensors"]
+    assert json.loads(Path("run/run.json").read_text())["processes"] == 2

@@ -60,16 +60,24 @@ def changed(changes: Sequence[str]) -> dict[str, str]:
     return {name.strip(): value for name, _, value in pairs}
 
 
-def target_of(settings: "Tuning", format: str, out: Path) -> Path:
-    """Where what was learned goes. A word's file has the word for its name, which is how web UIs call it."""
+def target_of(settings: "Tuning", format: str, out: Path, *, free: bool = False) -> Path:
+    """Where what was learned goes. A word's file has the word for its name, which is how web UIs call it.
+
+    free   whether there must be nothing yet, which is a UserError
+    """
     from aquatint.training.tuning import Full, Hinted, Inversion
 
-    if isinstance(settings, Full):
-        return out / ("model.safetensors" if format == "compvis" else "model")
-    if isinstance(settings, Hinted) and format == "diffusers":
-        return out / "control"
     own = isinstance(settings, Inversion) and re.fullmatch(r"[\w-]{1,100}", settings.word)
-    return out / f"{own[0] if own else out.name}.safetensors"
+    name = f"{own[0] if own else out.name}.safetensors"
+    if isinstance(settings, Full):
+        name = "model.safetensors" if format == "compvis" else "model"
+    elif isinstance(settings, Hinted) and format == "diffusers":
+        name = "control"
+    if free and (out / name).exists():
+        raise UserError(
+            f'"{out / name}" is there already.', "A folder whose run is not finished, or none.", "Name another --out."
+        )
+    return out / name
 
 
 def metadata_of(settings: "Tuning") -> dict[str, str]:
@@ -89,8 +97,11 @@ def metadata_of(settings: "Tuning") -> dict[str, str]:
 def opened(source: Source | None, device: str) -> "Bundle":
     """The model in float32: what learns is never in half."""
     from aquatint.pipelines.bundle import load
+    from aquatint.training import parallel
 
     source = source or Source()
+    if parallel.join().world > 1:  # each has a device of its own
+        device = str(parallel.device())
     return load(source.model, device=device, dtype="float32", hashed=False, **source.options())
 
 

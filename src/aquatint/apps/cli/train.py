@@ -81,11 +81,7 @@ def train(
     if format not in FORMATS[kind]:
         raise unknown(f"format for {kind}", format, FORMATS[kind])
     settings = taught.settings_of(kind, vars(lesson), changes or [])
-    target = taught.target_of(settings, format, out)
-    if target.exists() and not showing.dry_run:
-        raise UserError(
-            f'"{target}" is there already.', "A folder whose run is not finished, or none.", "Name another --out."
-        )
+    target = taught.target_of(settings, format, out, free=not showing.dry_run)
     bundle = taught.opened(source, device)
     settings = replace(settings, aim=replace(settings.aim, prediction=bundle.family.prediction))
     tuned = taught.recipe_of(kind, bundle, settings)
@@ -97,11 +93,15 @@ def train(
         print(json.dumps(taught.described(kind, settings, tuned), indent=2))
         return
     from aquatint.evaluation import course
+    from aquatint.training import parallel
     from aquatint.training.loop import train as run
 
-    before = [taught.painted(bundle, prompt) for prompt in prompts]
+    first = parallel.share().rank == 0  # the one of several processes that paints and writes
+    before = [taught.painted(bundle, prompt) for prompt in prompts if first]
     with Bar() as bar:
         learned = tuned.learned(run(tuned.recipe, out, bar.tell))
+    if not first:
+        return
     able = taught.taught(bundle, learned)
     after = [taught.painted(able, prompt, hints) for prompt in prompts]
     taught.keep(bundle, learned, target, format, taught.metadata_of(settings))
