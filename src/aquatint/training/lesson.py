@@ -283,7 +283,9 @@ def _taught(model: Model, folder: str, words: str, settings: Tuning, subject: Su
     examples = read(folder, words=spare)
     captions = [example.caption for example in examples]
     size = settings.size or min(model.family.defaults.width, model.family.defaults.height)
-    sizes = np.array([example.picture().size for example in examples])
+    sizes = np.ones((len(examples), 2), dtype=np.int64)  # among one shape they do not count
+    if settings.buckets:
+        sizes = np.array([example.picture().size for example in examples])
     among = shapes(size**2, shortest=max(64, size // 128 * 64), longest=2 * size) if settings.buckets else ()
     plan = Plan(settings.seed, settings.batch // (2 if settings.prior else 1), sizes, among or (Shape(size, size),))
     how: dict[str, Any] = {"flip": settings.flip, "pixels": model.family.sees == "mask"}

@@ -23,7 +23,7 @@ TAKES = "A Python file with a function recipe(settings: Settings) -> Recipe, who
 
 
 def is_file(name: str) -> bool:
-    """Whether this names a recipe's file, as recipes/unet.py or recipes/unet.py:small."""
+    """Whether this names a recipe's file, as mine.py or recipes/stable.py:unet."""
     return FILE.fullmatch(name) is not None
 
 
@@ -84,11 +84,12 @@ def _run(path: Path) -> Any:
     with files.telling(path, "read"):
         if not path.is_file():
             raise UserError(f'There is no file "{path}".', TAKES)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"recipe_{path.stem}"  # a file called torch.py is not to be torch
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their annotations up there
+    sys.modules[name] = module  # dataclasses look their annotations up there
     sys.path.insert(0, str(path.parent.resolve()))
     spec.loader.exec_module(module)
     return module
