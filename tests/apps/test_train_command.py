@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 from tests.apps.command import run
 from tests.fixtures import tiny_bundle
+from tests.training.sets import picture
 
 import aquatint
 from aquatint.families import TINY
@@ -172,6 +174,37 @@ def test_sheets_while_it_learns(kind: str, capfd: pytest.CaptureFixture[str], mo
     ]
     lines = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "held" in line] == [5]
+
+
+@pytest.mark.parametrize(("kind", "sees"), [("lora", "picture"), ("full", "depth"), ("controlnet", "picture")])
+def test_a_model_that_is_shown_something(
+    kind: str, sees: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """From pictures with those before, or with depth maps, to a file that paints; the sheet shows them too."""
+    more = {"picture": 4, "depth": 1}[sees]
+    family = replace(TINY, name="SHOWN", unet=replace(TINY.unet, channels_in=4 + more))
+    model, folder = (
+        aquatint.save(tiny_bundle(family), tmp_path / "model"),
+        {"picture": "before", "depth": "depth"}[sees],
+    )
+    rate = ("--set", "optim.lr=0.05", "--set", "optim.warmup=1", "--every", 3, "--prompt", "a zorb")
+    rate = (*rate, "--set", "hint=canny") if kind == "controlnet" else rate
+    code, _, err = run(capfd, *lesson(kind, model, *rate))
+    assert code == 2
+    assert '"0.png" has no' in err
+    Path(f"pictures/{folder}").mkdir()
+    for index in range(3):
+        picture(index, (64, 64)).save(f"pictures/{folder}/{index}.png")
+    code, out, err = run(capfd, *lesson(kind, model, *rate))
+    assert code == 0, err
+    path = Path(out.splitlines()[-1])
+    assert Path("run/sheets/00000003.jpg").is_file()
+    with Image.open("run/sheet.jpg") as sheet:
+        assert sheet.width < sheet.height
+    shown = ("--image" if sees == "picture" else "--depth", f"pictures/{folder}/1.png")
+    own = {"lora": ("--lora", path), "controlnet": ("--control", path, "--control-image", "pictures/1.png"), "full": ()}
+    after = pixels(capfd, path if kind == "full" else model, *shown, *own[kind])
+    assert after != pixels(capfd, model, *shown)
 
 
 @pytest.mark.slow

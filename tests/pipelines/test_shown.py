@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tests.fixtures import tiny_bundle, tiny_with
 
-from aquatint.base import config
+from aquatint.base import config, images
 from aquatint.base.errors import UserError
 from aquatint.diffusion.denoisers import Conditioning, guided, judged, rescaled, scaled
 from aquatint.diffusion.pictured import pictured
@@ -26,7 +26,7 @@ from aquatint.pipelines.given import given
 from aquatint.pipelines.picture import Picture
 from aquatint.pipelines.record import record_from
 from aquatint.pipelines.request import Request, from_words
-from aquatint.pipelines.shown import depth_channel, depth_seen
+from aquatint.pipelines.shown import depth_seen
 
 SIDE = 64
 
@@ -137,13 +137,13 @@ class TestPictures:
 
 class TestDepth:
     def test_the_channel_spans_its_range(self) -> None:
-        channel = depth_channel(noisy(40, 24).convert("L"), 8, 8)
+        channel = images.depth(noisy(40, 24).convert("L"), 8, 8)
         assert channel.shape == (1, 1, 8, 8)
         assert (channel.min().item(), channel.max().item()) == (-1.0, 1.0)
         ramp = Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (SIDE, 1)))
-        assert (depth_channel(ramp, 8, 8)[0, 0].diff(dim=1) > 0).all()  # lighter is nearer
+        assert (images.depth(ramp, 8, 8)[0, 0].diff(dim=1) > 0).all()  # lighter is nearer
         with pytest.raises(UserError, match="same grey everywhere"):
-            depth_channel(Image.new("L", (8, 8), 77), 4, 4)
+            images.depth(Image.new("L", (8, 8), 77), 4, 4)
 
     def test_it_lies_where_the_picture_does(self) -> None:
         ramp = Image.fromarray(np.tile(np.arange(128, dtype=np.uint8), (64, 1)))

@@ -174,7 +174,7 @@ def test_a_refiner_is_told_of_beauty_and_learns_its_own_times(data: Path, tmp_pa
     assert loss(tuned.recipe) < first
 
 
-def test_models_that_are_shown_pictures_or_depth_are_refused(data: Path) -> None:
-    family = replace(TINY, name="DEPTH", unet=replace(TINY.unet, channels_in=5))
-    with pytest.raises(UserError, match="DEPTH is shown"):
+def test_models_that_are_shown_what_nobody_knows_are_refused(data: Path) -> None:
+    family = replace(TINY, name="MORE", unet=replace(TINY.unet, channels_in=7))
+    with pytest.raises(UserError, match="MORE's U-Net takes 7 channels"):
         full(tiny_bundle(family), Full(data=str(data), words="x"))

@@ -250,6 +250,7 @@ def test_held_pictures_are_looked_at_and_not_learned_from(data: str, tmp_path: P
         ({"batch": 5000}, "batch = 5000"),
         ({"silent": 1.5}, "silent = 1.5"),
         ({"silent": float("nan")}, "silent = nan"),
+        ({"unseen": -0.1}, "unseen = -0.1"),
         ({"size": 100}, "size = 100"),
         ({"recompute": True, "compile": True}, "recompute and compile"),
         ({"prior": "x"}, "one is missing"),
@@ -271,7 +272,7 @@ def test_what_is_not_trained_here_is_refused(data: str) -> None:
     bundle = tiny_bundle()
     for family, told in (
         (replace(TINY, unet=replace(TINY.unet, guidance=256)), "not trained here"),
-        (replace(TINY, unet=replace(TINY.unet, channels_in=8)), "is shown a picture"),
+        (replace(TINY, unet=replace(TINY.unet, channels_in=7)), "takes 7 channels"),
     ):
         with pytest.raises(UserError, match=told):
             lora(replace(bundle, family=family), LoRA(data=data, words="x"))

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional as F
 
 from aquatint.base.errors import UserError
 
@@ -51,6 +52,19 @@ def to_pictures(x: Float[Tensor, "b 3 h w"]) -> list[Image.Image]:
     assert bool(torch.isfinite(x).all()), "a picture is never made from a value that is not finite"
     pixels = to_bytes(x.detach()).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return [Image.fromarray(row) for row in pixels]
+
+
+def depth(grey: Image.Image, height: int, width: int) -> Float[Tensor, "1 1 h w"]:
+    """A depth map (L) at the latents' size, from -1 where it is darkest to 1 where it is lightest.
+
+    Bicubic, then the range of each map, as Stable Diffusion 2 was trained; UserError for a map of one grey.
+    """
+    values = torch.from_numpy(np.asarray(grey).astype(np.float32))[None, None]
+    small = F.interpolate(values, size=(height, width), mode="bicubic", align_corners=False)
+    low, high = small.min(), small.max()
+    if not high > low:
+        raise UserError("The depth map is the same grey everywhere.", "A map with near and far.")
+    return 2.0 * (small - low) / (high - low) - 1.0
 
 
 def sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:

@@ -64,6 +64,8 @@ def shown(bundle: "Bundle", request: "Resolved", over: Canvas | None) -> Float[T
                everything is to be painted
     "picture"  the mean of the picture's latents, not scaled, as InstructPix2Pix was trained
     "depth"    the depth map, from -1 (far) to 1 (near)
+
+    A net that learns is shown the same (training/data/holes.py, training/data/beside.py).
     """
     sees = bundle.family.sees
     if sees == "nothing":
@@ -71,7 +73,7 @@ def shown(bundle: "Bundle", request: "Resolved", over: Canvas | None) -> Float[T
     _, height, width = bundle.latent_shape(request.width, request.height)
     if sees == "depth":
         assert request.depth is not None, "checked before"
-        return depth_channel(depth_seen(request.depth, request.edit, over), height, width).to(bundle.device)
+        return images.depth(depth_seen(request.depth, request.edit, over), height, width).to(bundle.device)
     if sees == "picture":
         assert over is not None, "checked before"
         return bundle.autoencoder.posterior(images.to_tensor(over.picture).to(bundle.device)).mean
@@ -95,16 +97,3 @@ def depth_seen(depth: Given, edit: Edit | None, over: Canvas | None) -> Image.Im
         whole = picture.resize(edit.size, Image.Resampling.BICUBIC)
         return fitted(whole, over.picture.width, over.picture.height, edit.fit)
     return picture
-
-
-def depth_channel(depth: Image.Image, height: int, width: int) -> Float[Tensor, "1 1 h w"]:
-    """A depth map (L) at the latents' size, from -1 where it is darkest to 1 where it is lightest.
-
-    Bicubic, then the range of each map, as Stable Diffusion 2 was trained; UserError for a map of one grey.
-    """
-    values = torch.from_numpy(np.asarray(depth).astype(np.float32))[None, None]
-    small = F.interpolate(values, size=(height, width), mode="bicubic", align_corners=False)
-    low, high = small.min(), small.max()
-    if not high > low:
-        raise UserError("The depth map is the same grey everywhere.", "A map with near and far.")
-    return 2.0 * (small - low) / (high - low) - 1.0

@@ -77,6 +77,8 @@ class Tuning:
     steps, batch   how long, and how many samples a step
     parts          into how many pieces a batch is cut, one after the other: accumulation, memory for one (Recipe.parts)
     silent         share of the samples without a caption, for classifier-free guidance
+    unseen         the same without the picture, for a model that is shown one (InstructPix2Pix); half of the rarer kind
+                   lack both (data/beside.py)
     average        decay of the running average that is kept (Average in training/optim.py)
     held           a folder of pictures that are not learned from: their errors are logged by time (validation.py)
     look           after how many steps one looks: at these errors, and from the command line at the prompts; 0: at the
@@ -102,6 +104,7 @@ class Tuning:
     parts: int = 1
     seed: int = 0
     silent: float = 0.1
+    unseen: float = 0.1
     average: float = 0.98
     held: str = ""
     look: int = 0
@@ -123,7 +126,13 @@ class Tuning:
         ):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name} = {getattr(self, name)}.", f"A whole number from {low} to {high:,}.")
-        for name, most in (("silent", 1.0), ("average", 0.99999), ("prior_weight", 100.0), ("aesthetic", 10.0)):
+        for name, most in (
+            ("silent", 1.0),
+            ("unseen", 1.0),
+            ("average", 0.99999),
+            ("prior_weight", 100.0),
+            ("aesthetic", 10.0),
+        ):
             if not 0 <= getattr(self, name) <= most:
                 raise UserError(f"{name} = {getattr(self, name):g}.", f"0 to {most:g}.")
         if self.size is not None and (self.size % 64 or not 64 <= self.size <= 4096):
@@ -199,7 +208,7 @@ class Lessons:
         self.own = _taught(model, settings.data, settings.words, settings, subject)
         rest = replace(subject, word="", vectors=0)
         self.prior = _taught(model, settings.prior, settings.prior_words, settings, rest) if settings.prior else None
-        calm = replace(settings, flip=False, silent=0.0)
+        calm = replace(settings, flip=False, silent=0.0, unseen=0.0)
         self.held = _taught(model, settings.held, settings.words, calm, subject) if settings.held else None
 
     def batch(self, moment: Moment, share: Share) -> Batch:
@@ -266,9 +275,10 @@ def check(family: Family) -> None:
     """UserError for a family whose training is not here yet."""
     if family.micro not in ((), SIZES, AESTHETIC) or family.unet.guidance:
         raise UserError(f"{family.name} is not trained here.", "Stable Diffusion 1, 2 or XL, or the pocket model.")
-    if family.sees not in ("nothing", "mask"):
+    if family.sees == "unknown":
         raise UserError(
-            f"{family.name} is shown a picture or depth beside the latents.", "A model that is shown nothing or a mask."
+            f"{family.name}'s U-Net takes {family.unet.channels_in} channels, and is not trained here.",
+            "The latents alone, or with a mask and picture, a picture, or a depth map.",
         )
 
 
@@ -288,7 +298,7 @@ def _taught(model: Model, folder: str, words: str, settings: Tuning, subject: Su
         sizes = np.array([example.picture().size for example in examples])
     among = shapes(size**2, shortest=max(64, size // 128 * 64), longest=2 * size) if settings.buckets else ()
     plan = Plan(settings.seed, settings.batch // (2 if settings.prior else 1), sizes, among or (Shape(size, size),))
-    how: dict[str, Any] = {"flip": settings.flip, "pixels": model.family.sees == "mask"}
+    how: dict[str, Any] = {"flip": settings.flip, "sees": model.family.sees}
     how |= {"hinted": subject.hinted, "hinter": subject.hinter}
     groups = [
         encode([examples[number] for number in members], model.autoencoder, shape, **how) if len(members) else None
@@ -299,7 +309,8 @@ def _taught(model: Model, folder: str, words: str, settings: Tuning, subject: Su
         for tokenizer in tokenizers(model)
     ]
     empty = [written([""], tokenizer) for tokenizer in tokenizers(model)]
-    return Taught(plan, groups, said, empty, seed=settings.seed, silent=settings.silent)
+    unseen = settings.unseen if model.family.sees == "picture" else 0.0
+    return Taught(plan, groups, said, empty, seed=settings.seed, silent=settings.silent, unseen=unseen)
 
 
 def _joined(halves: Sequence[Mapping[str, Tensor]], weight: float) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aquatint.apps.cli.generate import Source
+from aquatint.apps.cli.sights import SHOWN, Sight, hinter_of
 from aquatint.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from aquatint.pipelines.bundle import Bundle
-    from aquatint.pipelines.given import Given
-    from aquatint.training.data.examples import Hinter
     from aquatint.training.lesson import Tuning
     from aquatint.training.recipe import Moment
     from aquatint.training.tuning import Learned, Tuned
@@ -28,7 +27,6 @@ FORMATS = {
     "full": ("native", "diffusers", "compvis"),
     "controlnet": ("original", "diffusers"),
 }
-SHOWN = 3  # pictures of a prompt in a sheet
 
 
 def settings_of(kind: str, said: Mapping[str, Any], changes: Sequence[str]) -> "Tuning":
@@ -116,18 +114,6 @@ def recipe_of(kind: str, bundle: "Bundle", settings: "Tuning") -> "Tuned":
     return made
 
 
-def hinter_of(name: str) -> "Hinter | None":
-    """What makes a hint of a picture: the preprocessor of that name, None for ""."""
-    from aquatint.base.errors import unknown
-    from aquatint.pipelines.preprocess import PREPROCESSORS
-
-    if not name:
-        return None
-    if name not in PREPROCESSORS or name == "inpaint":
-        raise unknown("hint", name, [known for known in PREPROCESSORS if known != "inpaint"])
-    return PREPROCESSORS[name]
-
-
 def described(kind: str, settings: "Tuning", tuned: "Tuned") -> dict[str, Any]:
     """What --dry-run prints."""
     from aquatint.base import config
@@ -158,37 +144,19 @@ def taught(bundle: "Bundle", learned: "Learned") -> "Bundle":
     return replace(bundle, **nets, embeddings=words, counted=Counted(), file=None)
 
 
-def hints_of(settings: "Tuning") -> "list[Given]":
-    """What a ControlNet is shown for the sheet: hints of the first pictures; none for other kinds."""
-    from aquatint.pipelines.given import given
-    from aquatint.training.data.folder import read
-    from aquatint.training.tuning import Hinted
-
-    if not isinstance(settings, Hinted):
-        return []
-    hinter = hinter_of(settings.hint)
-    examples = read(settings.data, words=[settings.words] if settings.words else [])[:SHOWN]
-    return [
-        given(hinter(one.picture()) if hinter else replace(one, path=one.hint or one.path).picture())
-        for one in examples
-    ]
-
-
-def painted(bundle: "Bundle", prompt: str, hints: "Sequence[Given]" = ()) -> "list[Image.Image]":
-    """Three pictures of a prompt, at the model's own size and steps; under hints, where its ControlNet was taught."""
-    from aquatint.pipelines.control import Control
+def painted(bundle: "Bundle", prompt: str, sights: Sequence[Sight]) -> "list[Image.Image]":
+    """Three pictures of a prompt, at the model's own size and steps, each shown what it needs."""
     from aquatint.pipelines.generate import generate
     from aquatint.pipelines.request import Request
 
-    steers = [(Control(next(iter(bundle.controls.nets)), one),) for one in hints] if bundle.controls.nets else []
     found = []
-    for seed in range(SHOWN):
-        request = Request(prompt, seeds=(seed,), controls=steers[seed % len(steers)] if steers else ())
+    for seed, sight in enumerate(sights):
+        request = sight.shown(Request(prompt, seeds=(seed,)), bundle)
         found += [step.picture.image for step in generate(bundle, request) if step.picture is not None]
     return found
 
 
-def watched(bundle: "Bundle", tuned: "Tuned", prompts: Sequence[str], hints: "Sequence[Given]", steps: int) -> "Tuned":
+def watched(bundle: "Bundle", tuned: "Tuned", prompts: Sequence[str], sights: Sequence[Sight], steps: int) -> "Tuned":
     """The same, with the prompts painted after every so many steps, into sheets/STEP.jpg of the run's folder."""
     if not 0 < steps <= 10_000_000:
         raise UserError(f"--every {steps}.", "1 to 10,000,000 steps; 0: none.")
@@ -200,7 +168,7 @@ def watched(bundle: "Bundle", tuned: "Tuned", prompts: Sequence[str], hints: "Se
         step, end = moment.step, tuned.recipe.length.steps
         if step % steps == 0 or step == end:
             able = taught(bundle, tuned.learned(averaged))
-            rows = [(f"{step} steps: {prompt}", painted(able, prompt, hints)) for prompt in prompts]
+            rows = [(f"{step} steps: {prompt}", painted(able, prompt, sights)) for prompt in prompts]
             (folder / "sheets").mkdir(exist_ok=True)
             sheet(rows, folder / "sheets" / f"{step:08d}.jpg", SHOWN)
         return seen(moment, averaged, folder) if seen and (step % own == 0 or step == end) else {}
@@ -234,14 +202,15 @@ def pairs(
     prompts: Sequence[str],
     before: "Sequence[Sequence[Image.Image]]",
     after: "Sequence[Sequence[Image.Image]]",
-    hints: "Sequence[Given]",
+    sights: Sequence[Sight],
     path: Path,
 ) -> Path:
-    """The sheet of a run: what a ControlNet was shown, and of each prompt what it gave before and after."""
-    rows = [("shown", [hint.pixels for hint in hints])] if hints else []
+    """The sheet of a run: what the net was shown, and of each prompt what it gave before and after."""
+    seen = [("shown", list(row)) for row in zip(*(sight.pictures for sight in sights), strict=True)]
+    rows = list(seen)
     for prompt, *pair in zip(prompts, before, after, strict=True):
         rows += [(f"{when}: {prompt}", list(row)) for when, row in zip(("before", "after"), pair, strict=True)]
-    return sheet(rows, path, columns=SHOWN if hints else 2 * SHOWN)
+    return sheet(rows, path, columns=SHOWN if seen else 2 * SHOWN)
 
 
 def sheet(rows: "Sequence[tuple[str, Sequence[Image.Image]]]", path: Path, columns: int) -> Path:

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from aquatint.apps.cli import recipes, taught
 from aquatint.apps.cli.bar import Bar
 from aquatint.apps.cli.generate import Source
+from aquatint.apps.cli.sights import sights_of
 from aquatint.apps.cli.taught import FORMATS
 from aquatint.base.errors import UserError, unknown
 
@@ -85,9 +86,9 @@ def train(
     bundle = taught.opened(source, device)
     settings = replace(settings, aim=replace(settings.aim, prediction=bundle.family.prediction))
     tuned = taught.recipe_of(kind, bundle, settings)
-    prompts, hints = showing.prompt or ([settings.words] if settings.words else []), taught.hints_of(settings)
+    prompts, sights = showing.prompt or ([settings.words] if settings.words else []), sights_of(settings, bundle)
     if showing.every:
-        tuned = taught.watched(bundle, tuned, prompts, hints, showing.every)
+        tuned = taught.watched(bundle, tuned, prompts, sights, showing.every)
     tuned = tuned._replace(recipe=replace(tuned.recipe, tensorboard=showing.tensorboard))
     if showing.dry_run:
         print(json.dumps(taught.described(kind, settings, tuned), indent=2))
@@ -97,16 +98,16 @@ def train(
     from aquatint.training.loop import train as run
 
     first = parallel.share().rank == 0  # the one of several processes that paints and writes
-    before = [taught.painted(bundle, prompt) for prompt in prompts if first]
+    before = [taught.painted(bundle, prompt, sights) for prompt in prompts if first]
     with Bar() as bar:
         learned = tuned.learned(run(tuned.recipe, out, bar.tell))
     if not first:
         return
     able = taught.taught(bundle, learned)
-    after = [taught.painted(able, prompt, hints) for prompt in prompts]
+    after = [taught.painted(able, prompt, sights) for prompt in prompts]
     taught.keep(bundle, learned, target, format, taught.metadata_of(settings))
     if prompts:
-        print(taught.pairs(prompts, before, after, hints, out / "sheet.jpg"))
+        print(taught.pairs(prompts, before, after, sights, out / "sheet.jpg"))
     print(course.write(out))
     print(target)
 

@@ -16,9 +16,10 @@ from aquatint.base.errors import UserError
 from aquatint.base.noise import CAPTION, CROP, POSTERIOR, Noise
 from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.tokenizer import Tokenizer
+from aquatint.training.data.beside import SIGHTS, beside, check, unseen
 from aquatint.training.data.buckets import Plan, Shape
 from aquatint.training.data.folder import HINT, Example
-from aquatint.training.data.loader import cut_of
+from aquatint.training.data.loader import cut, cut_of
 
 MOST_CHUNKS = 4  # of a caption
 BACK = 20  # tokens that a comma may lie back
@@ -117,6 +118,7 @@ class Encoded:
     count   n, the pictures without their mirror images
     masks   how much each place counts, or None where no picture has a mask
     hints   what a ControlNet is shown;   pixels: the pictures themselves, for a net that is shown parts of them
+    beside  what a net is shown behind the noisy latents (data/beside.py)
     """
 
     means: Float[Tensor, "m c h w"]
@@ -126,6 +128,7 @@ class Encoded:
     masks: Float[Tensor, "m 1 h w"] | None = None
     hints: UInt8[Tensor, "m 3 y x"] | None = None
     pixels: UInt8[Tensor, "m 3 y x"] | None = None
+    beside: Float[Tensor, "m k h w"] | None = None
 
     @property
     def flipped(self) -> bool:
@@ -140,13 +143,14 @@ def encode(
     shape: Shape,
     *,
     flip: bool,
-    pixels: bool = False,
+    sees: str = "nothing",
     hinted: bool = False,
     hinter: Hinter | None = None,
 ) -> Encoded:
     """Pictures cut to a shape from their middle; one by one, so that none depends on another.
 
-    pixels   whether these are kept too
+    sees     what the net is shown beside the latents (Family.sees): for "mask" the pictures are kept; UserError for a
+             picture before or a depth map that is missing
     hinted   whether each has a hint, by `hinter`, or its own if that is None; UserError for one that is missing
     """
     device = next(autoencoder.parameters()).device
@@ -157,8 +161,10 @@ def encode(
             f"A picture of the same name in {HINT}/ beside it, as PNG.",
             "Or let one be made: --set hint=canny.",
         )
+    if sees in SIGHTS:
+        check(examples, sees)
     means, deviations, masks, cuts = [], [], list[Tensor](), []
-    hints, kept = list[Tensor](), list[Tensor]()
+    hints, kept, sights = list[Tensor](), list[Tensor](), list[Tensor]()
     masked = any(example.mask for example in examples)
     for mirrored in (False, True) if flip else (False,):
         for example in examples:
@@ -171,23 +177,20 @@ def encode(
             deviations.append(torch.exp(0.5 * posterior.log_variance.float()) * config.scale)
             if masked:
                 masks.append(_mask(example, shape, config.factor, mirrored))
-            if pixels:
+            if sees == "mask":
                 kept.append(_bytes(shown))
+            if sees in SIGHTS:
+                sights.append(beside(example, whole, shape, mirrored, sees, autoencoder))
             if hinted:
                 hints.append(_hint(example, picture, shape, mirrored, hinter))
     found = torch.cat(means), torch.cat(deviations)
-    if not all(bool(torch.isfinite(part).all()) for part in found):
+    if not all(bool(torch.isfinite(part).all()) for part in (*found, *sights)):
         raise UserError("The autoencoder gave values that are not finite for these pictures.", "Sound weights.")
     told = torch.tensor(cuts, dtype=torch.float32, device=device)
-    rest = {"masks": masks, "hints": hints, "pixels": kept}
+    rest = {"masks": masks, "hints": hints, "pixels": kept, "beside": sights}
     return Encoded(
         *found, told, len(examples), **{name: torch.cat(rows).to(device) for name, rows in rest.items() if rows}
     )
-
-
-def cut(picture: Image.Image, shape: Shape) -> Image.Image:
-    """The middle of a picture, brought to a shape."""
-    return ImageOps.fit(picture, shape, Image.Resampling.LANCZOS)
 
 
 def _mask(example: Example, shape: Shape, factor: int, mirrored: bool) -> Tensor:
@@ -221,6 +224,7 @@ class Taught:
     Sample k of a run is a function of (seed, k), whoever computes it.
 
     groups   the encoded pictures of each of the plan's shapes, None where a shape has none
+    silent   share of the samples without their caption;   unseen: of those that are shown zeros for the picture before
     """
 
     def __init__(
@@ -232,13 +236,15 @@ class Taught:
         *,
         seed: int,
         silent: float,
+        unseen: float = 0.0,
     ) -> None:
-        self.plan, self.groups, self.captions, self.seed, self.silent = plan, tuple(groups), captions, seed, silent
+        self.plan, self.groups, self.captions, self.seed = plan, tuple(groups), captions, seed
+        self.silent, self.unseen = silent, unseen
         self.empty = [alone.repeated(said.ids.shape[1]) for alone, said in zip(empty, captions, strict=True)]
 
     def batch(self, step: int, places: Sequence[int]) -> dict[str, Tensor]:
         """Of the samples at these places of a step's batch: latents, cuts, ids and slots, and of a second encoder ids2
-        and slots2. Where there are such, mask, hints and pixels too.
+        and slots2. Where there are such, mask, hints, pixels and beside too.
         """
         turn = self.plan.turn(step)
         noise = Noise([self.seed] * len(places), [step * self.plan.batch + place for place in places])
@@ -262,10 +268,15 @@ class Taught:
         kept = inside + turned * encoded.count
         eps = noise.normal(tuple(encoded.means.shape[1:]), draw=POSTERIOR, device=encoded.means.device)
         latents = encoded.means[kept] + encoded.deviations[kept] * eps
-        silent = noise.uniform((1,), draw=CAPTION) < self.silent
+        drawn = noise.uniform((1,), draw=CAPTION)
+        silent = drawn < self.silent
         batch = {"latents": latents, "cuts": encoded.cuts[kept]}
         for ending, said, empty in zip(("", "2")[: len(self.captions)], self.captions, self.empty, strict=True):
             batch[f"ids{ending}"] = torch.where(silent, empty.ids, said.ids[rows])
             batch[f"slots{ending}"] = torch.where(silent, empty.slots, said.slots[rows])
-        rest = {"mask": encoded.masks, "hints": encoded.hints, "pixels": encoded.pixels}
-        return batch | {name: found[kept] for name, found in rest.items() if found is not None}
+        rest = {"mask": encoded.masks, "hints": encoded.hints, "pixels": encoded.pixels, "beside": encoded.beside}
+        batch |= {name: found[kept] for name, found in rest.items() if found is not None}
+        if self.unseen:
+            blind = unseen(drawn, self.silent, self.unseen)[..., None, None]
+            batch["beside"] = batch["beside"].masked_fill(blind.to(latents.device), 0.0)
+        return batch

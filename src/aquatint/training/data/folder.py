@@ -27,6 +27,8 @@ LONGEST = 10_000  # letters of a caption
 LARGEST_TABLE = 256 * 2**20
 MASK = "masks"  # folder beside the pictures: how much each place counts, by the picture's name, as a grey picture
 HINT = "hints"  # the same: what a ControlNet is shown
+DEPTH = "depth"  # the same: a depth map, white where things are near
+BEFORE = "before"  # what each picture was made of by an instruction, its caption; of its name or that as .png
 _CAPTIONED = (
     "Each picture with a caption: beside it as a .txt file, or in metadata.jsonl, captions.json or captions.csv."
 )
@@ -36,9 +38,10 @@ _CAPTIONED = (
 class Example:
     """A picture's file and what is said of it.
 
-    mask   the file that says how much each of its places counts, if any does
-    hint   the file with what a ControlNet is shown, if there is one
-    held   gives the picture's bytes where they are in no file of their own
+    mask     the file that says how much each of its places counts, if any does
+    hint     the file with what a ControlNet is shown, if there is one
+    held     gives the picture's bytes where they are in no file of their own
+    depth    the file with its depth map;  before: that with the picture that it was made of
     """
 
     path: Path
@@ -46,6 +49,8 @@ class Example:
     mask: Path | None = None
     hint: Path | None = None
     held: Callable[[], bytes] | None = None
+    depth: Path | None = None
+    before: Path | None = None
 
     def picture(self) -> Image.Image:
         """The picture, RGB, as it is seen (EXIF's orientation applied); UserError for what is no picture."""
@@ -85,8 +90,9 @@ def read(folder: str | Path, *, words: Sequence[str] = ()) -> list[Example]:
         said = beside(path) or told.get(path.name, "") or spare
         if not said:
             silent.append(path.name)
-        mask, hint = (root / name / f"{path.stem}.png" for name in (MASK, HINT))
-        examples.append(Example(path, said, mask if mask.is_file() else None, hint if hint.is_file() else None))
+        mask, hint, depth, drawn = (_there(root / name / f"{path.stem}.png") for name in (MASK, HINT, DEPTH, BEFORE))
+        before = _there(root / BEFORE / path.name) or drawn
+        examples.append(Example(path, said, mask, hint, depth=depth, before=before))
     _check_captions(root, silent)
     return examples
 
@@ -103,6 +109,10 @@ def _of_prepared(data: Prepared, words: Sequence[str]) -> list[Example]:
         Example(data.folder / key, caption, held=lambda number=number: data.read(number).picture)  # type: ignore[misc]
         for number, ((key, _), caption) in enumerate(zip(samples, said, strict=True))
     ]
+
+
+def _there(path: Path) -> Path | None:
+    return path if path.is_file() else None
 
 
 def _check_count(root: Path, count: int) -> None:

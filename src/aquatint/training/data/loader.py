@@ -176,6 +176,11 @@ def cut_of(size: tuple[int, int], shape: Shape, across: float, down: float) -> t
     return size[1], size[0], max(0, top), max(0, left), shape.height, shape.width
 
 
+def cut(picture: Image.Image, shape: Shape) -> Image.Image:
+    """The middle of a picture, brought to a shape."""
+    return ImageOps.fit(picture, shape, Image.Resampling.LANCZOS)
+
+
 def latents_key(sha256: str, shape: Shape, mirrored: bool = False) -> str:
     """What a cache calls the latents of a picture cut from its middle to a shape."""
     return f"{sha256}/{shape.width}x{shape.height}{'/mirrored' if mirrored else ''}"
