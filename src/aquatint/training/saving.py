@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+RANK = 16  # of 19: steps that use all cores hardly feel it, and a state takes 20 times as long (docs/log.md)
+
 
 class Saver:
     """`step` is that of the last state that was written; -1 before the first."""
@@ -40,7 +42,7 @@ class Saver:
     def _carry_out(self, step: int, write: Callable[[], object], behind: bool) -> None:
         if behind and sys.platform == "linux":  # where a thread has a rank of its own
             with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), RANK)
         try:
             write()
             self.step = step

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from aquatint.base import files
@@ -76,9 +75,9 @@ def save_pieces(
 
         build = in_step(begin)
         (place,) = parallel.told(str(build.folder) if build else "")[:1]
-        name, data = _name(share), save(own_rows)
-        digest = in_step(lambda: files.write(Path(place) / name, data))
-        for entry in parallel.told(json.dumps([name, len(data), digest])):
+        name = _name(share)
+        out = in_step(lambda: _write(Path(place) / name, own_rows))
+        for entry in parallel.told(json.dumps([name, out.size, out.sha256])):
             if build:
                 other, size, digest = json.loads(entry)
                 build.entries[other] = files.Entry(size, digest)
@@ -156,9 +155,16 @@ def divided(source: Path, folder: Path, count: int) -> Path:
     with files.building(path) as build:
         for rank in range(count):
             rows = {name: _rows(tensor, Share(rank, count)) for name, tensor in tensors.items()}
-            build.write(_name(Share(rank, count)), save({n: t.contiguous() for n, t in rows.items() if t is not None}))
+            with build.writing(_name(Share(rank, count))) as out:
+                writer.write(out, outgoing({n: t.contiguous() for n, t in rows.items() if t is not None}), {})
         build.write(FACTS, json.dumps(facts))
     return path
+
+
+def _write(path: Path, rows: Mapping[str, Tensor]) -> files.Out:
+    with files.writing(path) as out:
+        writer.write(out, outgoing(rows), {})
+    return out
 
 
 def _name(share: Share) -> str:

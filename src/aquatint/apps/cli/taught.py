@@ -82,7 +82,7 @@ def metadata_of(settings: "Tuning") -> dict[str, str]:
     """What a LoRA's header says of its training: kohya's keys, and the settings without paths."""
     from aquatint.base import config
 
-    plain = {key: value for key, value in config.to_data(settings).items() if key not in ("data", "prior")}
+    plain = {key: value for key, value in config.to_data(settings).items() if key not in ("data", "prior", "held")}
     said = {
         "ss_max_train_steps": str(settings.steps),
         "ss_seed": str(settings.seed),

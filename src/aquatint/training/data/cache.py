@@ -35,6 +35,7 @@ class Cache:
         files.make_folder(self.folder)
         self._where: dict[str, Path] = {}
         self._new: dict[str, Tensor] = {}
+        self._size = 0  # bytes of what is new
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
                 with safe_open(path, "pt") as file:
@@ -67,7 +68,8 @@ class Cache:
     def put(self, name: str, tensor: Tensor) -> None:
         """Keep a tensor; it is on disk after `flush`, or when enough has come together."""
         self._new[name] = tensor.detach().cpu().contiguous()
-        if sum(each.numel() * each.element_size() for each in self._new.values()) >= FULL:
+        self._size += tensor.numel() * tensor.element_size()
+        if self._size >= FULL:
             self.flush()
 
     def flush(self) -> None:
@@ -78,7 +80,7 @@ class Cache:
             path = self.folder / f"{names[:32]}.safetensors"
             files.write(path, save(self._new, sums))
             self._where |= dict.fromkeys(self._new, path)
-            self._new = {}
+            self._new, self._size = {}, 0
 
     def remembered(self, names: Sequence[str], make: Callable[[list[int]], Sequence[Tensor]]) -> list[Tensor]:
         """The tensors of these names; `make` is given the places of those that are not there, and makes them."""
