@@ -4,6 +4,7 @@
 
 Ten pictures of a "zorb" (a violet robot, round, with one yellow eye and an antenna) in front of ten colours. Prints the
 seconds that it took. --prior paints so many pictures of other things with the untaught model, for prior preservation.
+--known takes pictures of something that it knows, painted by itself, instead: what a new word can learn to name.
 """
 
 import argparse
@@ -75,18 +76,29 @@ def preserve(folder: Path, count: int) -> None:
         (folder / f"{index}.txt").write_text(prompt)
 
 
+def portray(folder: Path, thing: str) -> None:
+    """Ten pictures of a thing by the untaught model, without a caption."""
+    import aquatint
+
+    folder.mkdir(parents=True, exist_ok=True)
+    bundle = aquatint.load()
+    for index in range(len(GROUNDS)):
+        bundle.paint(f"a {thing} {PLACES[index % len(PLACES)]}", seed=500 + index).image.save(folder / f"{index}.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=["lora", "inversion", "full"], default="lora")
     parser.add_argument("--folder", type=Path, default=Path("runs/tuning"))
     parser.add_argument("--prior", type=int, default=0)
+    parser.add_argument("--known", metavar="THING")
     parser.add_argument("--write", type=Path)
     parser.add_argument("more", nargs="*", help="passed on to aquatint train, after --")
     said = parser.parse_args()
-    draw(said.folder / "zorbs")
-    out = said.folder / said.kind
+    pictures, out = said.folder / (said.known or "zorbs"), said.folder / said.kind
+    portray(pictures, said.known) if said.known else draw(pictures)
     shutil.rmtree(out, ignore_errors=True)
-    command = ["aquatint", "train", said.kind, "--data", said.folder / "zorbs", "--words", "a zorb", "--out", out]
+    command = ["aquatint", "train", said.kind, "--data", pictures, "--words", "a zorb", "--out", out]
     command += ["--word", "zorb"] if said.kind == "inversion" else []
     if said.prior:
         preserve(said.folder / "prior", said.prior)
