@@ -1,11 +1,13 @@
 """`aquatint data`: prepare, show, check."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from tests.apps.command import run
+from tests.training.bad_server import Asked, serving
 from tests.training.sets import pictures
 
 
@@ -43,6 +45,16 @@ def test_from_a_folder_to_shards_a_sheet_and_a_verdict(capfd: pytest.CaptureFixt
     assert "exists already" in err
 
 
+def test_an_archive_comes_from_a_server(capfd: pytest.CaptureFixture[str]) -> None:
+    with tarfile.open("photos.tar", "w") as archive:
+        archive.add("photos", ".")
+    with serving(Path("photos.tar").read_bytes(), Asked.good) as server:
+        code, out, err = run(capfd, "data", "prepare", server.url, "--out", "set", "--missing", "drop")
+        assert code == 0, err
+        assert out.splitlines()[0].startswith("14 read, 12 kept")
+    assert json.loads(Path("set/report.json").read_text())["fetched"][0]["url"] == server.url
+
+
 def test_damage_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     run(capfd, "data", "prepare", "photos", "--out", "set")
     shard = Path("set/train-00000.tar")
@@ -71,6 +83,9 @@ def test_damage_is_named(capfd: pytest.CaptureFixture[str]) -> None:
         (("prepare", "photos", "--out", "set", "--near", 40), "near = 40"),
         (("prepare", "photos", "--out", "set", "--columns", "a,b"), "Three names"),
         (("prepare", "photos", "--out", "set", "--workers", -1), "--workers -1"),
+        (("prepare", "photos", "--out", "set", "--deadline", 0), "--deadline 0"),
+        (("prepare", "http://me:secret@127.0.0.1/a.tar", "--out", "set"), "a user's name or password"),
+        (("prepare", "https://127.0.0.1/a.zip", "--out", "set"), "no data set by its name"),
         (("show", "photos"), "no prepared folder"),
         (("show", "photos", "--count", 0), "--count 0"),
         (("check", "photos"), "no prepared folder"),

@@ -1,6 +1,7 @@
 """`aquatint data`: pictures made ready for training, looked at, and checked."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -22,7 +23,10 @@ BARS, WIDE = 12, 40  # rows of a histogram, and signs of its longest
 
 @app.command
 def prepare(
-    *sources: Annotated[Path, Parameter(help="Folders, .tar files (WebDataset, img2dataset) or .parquet files.")],
+    *sources: Annotated[
+        str,
+        Parameter(help="Folders, .tar (WebDataset, img2dataset) or .parquet files; also http(s)://...[#sha256=HEX]."),
+    ],
     out: Annotated[Path, Parameter(help="The folder that is written; one that was begun is gone on with.")],
     missing: Annotated[str, Parameter(help="Pictures without a caption: fail, drop or empty.")] = "fail",
     near: Annotated[int, Parameter(help="Bits by which perceptual hashes of duplicates differ; -1: equal bytes.")] = 4,
@@ -33,10 +37,14 @@ def prepare(
     shard_count: Annotated[int, Parameter(help="Pictures of a shard at most.")] = 10_000,
     columns: Annotated[str, Parameter(help="A Parquet table's columns: picture,caption,key.")] = "image,caption,key",
     workers: Annotated[int, Parameter(help="Threads that read and decode.")] = 2,
+    largest: Annotated[float, Parameter(help="Gigabytes that a fetched file has at most.")] = 64.0,
+    deadline: Annotated[float, Parameter(help="Minutes within which a fetched file must be here.")] = 360.0,
 ) -> None:
     """Write pictures and captions as shards with an index and a manifest; say what was left out, and why."""
     from aquatint.base import config
+    from aquatint.training.data.addresses import Address, given
     from aquatint.training.data.examine import Settings
+    from aquatint.training.data.fetched import Limits
     from aquatint.training.data.prepare import prepare as run
 
     names = [name.strip() for name in columns.split(",")]
@@ -44,6 +52,8 @@ def prepare(
         raise UserError(f'--columns "{columns}".', "Three names: image,caption,key.")
     if not 0 <= workers <= 256:
         raise UserError(f"--workers {workers}.", "0 to 256.")
+    if not 0 < largest <= 2**20 or not 0 < deadline <= 2**20:
+        raise UserError(f"--largest {largest} --deadline {deadline}.", "More than 0, and at most 1,048,576.")
     said = {
         "missing": missing,
         "near": near,
@@ -55,8 +65,12 @@ def prepare(
         "columns": dict(zip(("image", "caption", "key"), names, strict=True)),
     }
     settings = config.from_data(Settings, said)
-    with progress("preparing") as tell:
-        report = run([source.expanduser() for source in sources], out, settings, workers=workers, tell=tell)
+    asked = [given(source) for source in sources]
+    found = [source if isinstance(source, Address) else source.expanduser() for source in asked]
+    limits = Limits(largest=int(largest * 1e9), deadline=deadline * 60)
+    with spoken("preparing") as say:
+        tell, fetching = counted("preparing", say), fetched(say)
+        report = run(found, out, settings, workers=workers, tell=tell, limits=limits, fetching=fetching)
     for line in told(report):
         print(line)
     if not (out / "manifest.parquet").is_file():
@@ -175,15 +189,35 @@ def histogram(values: "np.ndarray", spelled: Callable[[float], str]) -> list[str
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A line on standard error that counts, if that is a terminal."""
+    with spoken(what) as say:
+        yield counted(what, say)
+
+
+def counted(what: str, say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Says how many items were read, how many of them are sound, and how quickly it goes."""
+    began = 0.0
+
+    def tell(seen: int, kept: int) -> None:
+        nonlocal began
+        began = began or time.monotonic()
+        rate = seen / max(time.monotonic() - began, 0.1)
+        say(f"{what}  {seen:,} read  {kept:,} sound  {rate:,.0f}/s")
+
+    return tell
+
+
+def fetched(say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Says how much of a file is here."""
+    return lambda have, total: say(f"fetching  {have / 1e6:,.1f} of {total / 1e6:,.1f} MB")
+
+
+@contextmanager
+def spoken(what: str) -> Iterator[Callable[[str], None]]:
+    """A line on standard error that says what it is told to, and for how long, if that is a terminal."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task, began = bar.add_task(what, total=None), bar.get_time()
-
-        def tell(seen: int, kept: int) -> None:
-            rate = seen / max(bar.get_time() - began, 1e-9)
-            bar.update(task, description=f"{what}  {seen:,} read  {kept:,} sound  {rate:,.0f}/s")
-
-        yield tell
+        task = bar.add_task(what, total=None)
+        yield lambda text: bar.update(task, description=text)

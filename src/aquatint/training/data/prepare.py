@@ -22,7 +22,9 @@ import numpy as np
 
 from aquatint.base import config, files
 from aquatint.base.errors import UserError
+from aquatint.training.data.addresses import Address
 from aquatint.training.data.examine import Examined, Settings, examine, split_of
+from aquatint.training.data.fetched import Limits, Note, fetch
 from aquatint.training.data.phash import Alike
 from aquatint.training.data.prepared import REPORT
 from aquatint.training.data.shards import END, ROW, SPLITS, key_of, record, sealed, shard_name
@@ -30,16 +32,24 @@ from aquatint.training.data.sources import Item, items
 from aquatint.training.data.tables import finish
 from aquatint.training.state import locked
 
-PARTS = "parts"
+PARTS, FETCHED = "parts", "fetched"
 Tell = Callable[[int, int], None]  # items looked at, items kept
 
 
 def prepare(
-    sources: Sequence[Path], out: Path, settings: Settings | None = None, *, workers: int = 0, tell: Tell | None = None
+    sources: Sequence[Path | Address],
+    out: Path,
+    settings: Settings | None = None,
+    *,
+    workers: int = 0,
+    tell: Tell | None = None,
+    limits: Limits | None = None,
+    fetching: Tell | None = None,
 ) -> dict[str, Any]:
     """Prepare a data set in `out`, going on where a killed run was; returns its report.
 
-    workers   threads that read and decode; 0 does it in this one. The result is the same.
+    workers    threads that read and decode; 0 does it in this one. The result is the same.
+    limits     what servers may take; fetching is told of a file's bytes that are here, and of how many it has
 
     Raises UserError for what cannot be a source, for a folder that holds something else, for sources that have changed
     since a run began, and where nothing is kept; for a missing caption if the settings say so.
@@ -47,7 +57,8 @@ def prepare(
     settings = settings or Settings()
     if not sources:
         raise UserError("No sources.", "Folders, .tar or .parquet files.")
-    if any(source.resolve() in (out.resolve(), *out.resolve().parents) for source in sources):
+    above = (out.resolve(), *out.resolve().parents)
+    if any(isinstance(source, Path) and source.resolve() in above for source in sources):
         raise UserError(f'"{out}" lies in what it is prepared from.', "A folder elsewhere.", "Name another --out.")
     files.make_folder(out)
     with locked(out):
@@ -59,7 +70,8 @@ def prepare(
         _begin(out, sources, settings)
         work = Work(out, settings)
         work.resume()
-        todo = sequence(sources, settings)
+        local, fetched = at_hand(sources, out / PARTS / FETCHED, limits, fetching)
+        todo = sequence(local, settings)
         for split, name, item in islice(todo, work.taken):
             work.pass_over(split, name, item)
         work.check_same()
@@ -71,9 +83,25 @@ def prepare(
         if not work.number:
             dropped = ", ".join(f"{count:,} {reason}" for reason, count in work.dropped.most_common())
             raise UserError(f"Not one picture was kept ({dropped or 'there was none'}).", "Pictures with captions.")
-        report = finish(out, out / PARTS, work.parts, settings, [source.name for source in sources])
+        names = [source.name for source in local]
+        report = finish(out, out / PARTS, work.parts, settings, names, fetched)
         shutil.rmtree(out / PARTS)
         return report
+
+
+def at_hand(
+    sources: Sequence[Path | Address], folder: Path, limits: Limits | None, tell: Tell | None
+) -> tuple[list[Path], dict[str, Note]]:
+    """The sources as paths, those on servers fetched into a folder; and what is known of these, by their names."""
+    local, fetched = [], {}
+    for source in sources:
+        if isinstance(source, Address):
+            files.make_folder(folder)
+            path, fetched[source.name] = fetch(source, folder, limits, tell)
+            local.append(path)
+        else:
+            local.append(source)
+    return local, fetched
 
 
 def sequence(sources: Sequence[Path], settings: Settings) -> Iterator[tuple[int, str, Item]]:
@@ -107,9 +135,10 @@ def looked_at(
             yield future.result(), first
 
 
-def _begin(out: Path, sources: Sequence[Path], settings: Settings) -> None:
+def _begin(out: Path, sources: Sequence[Path | Address], settings: Settings) -> None:
     """The folder taken for these sources and settings, or found to have been."""
-    told = {"sources": [str(source.absolute()) for source in sources], "settings": config.to_data(settings)}
+    named = [source.name if isinstance(source, Address) else str(source.absolute()) for source in sources]
+    told = {"sources": named, "settings": config.to_data(settings)}
     path = out / PARTS / "settings.json"
     if not path.is_file():
         if strange := [entry.name for entry in out.iterdir() if entry.name not in ("run.lock", PARTS)]:
@@ -126,8 +155,9 @@ def _begin(out: Path, sources: Sequence[Path], settings: Settings) -> None:
             "The same, to go on.",
             "Name another --out, or remove that folder.",
         )
-    for left in (*out.glob(".aquatint-*.tmp"), *(out / PARTS).glob(".aquatint-*.tmp")):
-        left.unlink()
+    for folder in (out, out / PARTS, out / PARTS / FETCHED):
+        for left in folder.glob(".aquatint-*.tmp"):
+            left.unlink()
 
 
 class Work:

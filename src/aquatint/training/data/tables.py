@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from aquatint.base import config, files
 from aquatint.training.data.examine import Settings
+from aquatint.training.data.fetched import Note
 from aquatint.training.data.prepared import INDEX, REPORT
 from aquatint.training.data.shards import BLOCK, ENDINGS, ROW, SPLITS, key_of, shard_of
 
@@ -18,9 +19,17 @@ GROUP = 65_536  # rows of a row group
 
 
 def finish(
-    out: Path, parts: Path, heads: Sequence[dict[str, Any]], settings: Settings, sources: Sequence[str]
+    out: Path,
+    parts: Path,
+    heads: Sequence[dict[str, Any]],
+    settings: Settings,
+    sources: Sequence[str],
+    fetched: Mapping[str, Note],
 ) -> dict[str, Any]:
-    """Write what a prepared folder has beside its shards; the manifest of files comes last."""
+    """Write what a prepared folder has beside its shards; the manifest of files comes last.
+
+    fetched   what is known of each file that came from a server, by its name here; the report says it
+    """
     entries = {head["shard"]: files.Entry(head["size"], head["sha256"]) for head in heads if head["shard"]}
     dropped: Counter[str] = Counter()
     with files.writing(out / DROPPED) as out_dropped:
@@ -43,6 +52,8 @@ def finish(
         "sources": list(sources),
         "settings": config.to_data(settings),
     }
+    if fetched:
+        report["fetched"] = [{"file": name} | config.to_data(note) for name, note in fetched.items()]
     text = json.dumps(report, indent=1, ensure_ascii=False)
     entries[REPORT] = files.Entry(len(text.encode()), files.write(out / REPORT, text))
     told = {name: config.to_data(entry) for name, entry in sorted(entries.items())}
