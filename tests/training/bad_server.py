@@ -2,6 +2,7 @@
 
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -70,13 +71,15 @@ class Asked:
 
 
 @contextmanager
-def serving(data: bytes, act: Act) -> Iterator[Server]:
+def serving(data: bytes, act: Act, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """A server that does `act` for each connection, in a thread each."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(listener.getsockname()[1], data)
 
     def answer(sock: socket.socket) -> None:
         with sock, suppress(OSError):
+            if tls is not None:
+                sock = tls.wrap_socket(sock, server_side=True)
             head = b""
             while b"\r\n\r\n" not in head:
                 if not (more := sock.recv(65536)):

@@ -223,13 +223,14 @@ def _accepted(part: Part, answer: Answer, limits: Limits) -> int:
         raise Trouble("the server sends it packed", again=False)
     length = int(said)
     etag, modified = answer.header("ETag"), answer.header("Last-Modified")
+    total = length + part.size if status == 206 else length
+    if total > limits.largest:
+        raise Trouble(f"it has {total:,} bytes, and {limits.largest:,} are taken", again=False)
     if status == 206:
         _fits(part, answer.header("Content-Range"), length, etag, modified)
         return length
     etag = etag if re.fullmatch(r'"[!#-~]{0,200}"', etag) else ""  # weak ones (W/) do not promise equal bytes
     modified = modified if re.fullmatch(r"[ -~]{1,60}", modified) else ""
-    if length > limits.largest:
-        raise Trouble(f"it has {length:,} bytes, and {limits.largest:,} are taken", again=False)
     part.begin(Note(part.address.shown, length, etag, modified))
     return length
 
