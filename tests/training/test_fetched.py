@@ -93,7 +93,12 @@ def dripping(asked: Asked) -> None:
         time.sleep(0.02)
 
 
-BAD = (stall, silent, reset, short, refused, busy, long, gibberish, slow, dripping)
+def headless(asked: Asked) -> None:
+    """A head that breaks off where its length reads 0."""
+    asked.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0")
+
+
+BAD = (stall, silent, reset, short, refused, busy, long, gibberish, slow, dripping, headless)
 KEEPS = (stall, reset, short, slow)  # what leaves half of the file
 
 

@@ -6,6 +6,7 @@ its answer must begin, follows five redirects at most, carries no credentials or
 
 import hashlib
 import http.client
+import io
 import ipaddress
 import re
 import socket
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from aquatint.base.errors import LONGEST, UserError
@@ -89,6 +91,31 @@ def _checked(url: str) -> None:
         raise UserError(f"{url.partition('?')[0][:LONGEST]!a} is no address.", _TAKES, "Other letters as %XX.")
 
 
+class _Lines(io.BufferedReader):
+    """Notes whether what is read by lines, as an answer's head is, came to its end."""
+
+    ended = False
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(-1 if size is None else size)
+        self.ended = self.ended or not line
+        return line
+
+
+class _Response(http.client.HTTPResponse):
+    """A response that knows whether its head was whole: http.client takes one that broke off for one that ended."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.lines = _Lines(self.fp.detach())
+        self.fp = self.lines
+
+    def begin(self) -> None:
+        super().begin()
+        if self.lines.ended:
+            raise ConnectionAbortedError
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a server said: the response, whose body was not read, and the socket, for its time limit."""
@@ -148,6 +175,7 @@ def _answered(url: str, headers: Mapping[str, str], most: float, outward: bool) 
     watch.daemon = True
     watch.start()
     connection = http.client.HTTPConnection(host, port)
+    connection.response_class = _Response
     try:
         if isinstance(sock, ssl.SSLSocket):
             sock.do_handshake()
