@@ -70,6 +70,8 @@ struct Conv {
     }
     for (long k = 0; k < s.inside; k += WIDTH) {
       Lanes d[AREA];
+      for (int i = 0; i < AREA && k % LINE == 0; i++)  // what the next tile has, and this one has not
+        if (i % SIZE >= SIZE - OUT) __builtin_prefetch(at[i] + OUT * s.inside + k, 0, 2);
       if (s.inside - k >= WIDTH)
         for (int i = 0; i < AREA; i++) d[i] = load(at[i] + k);
       else

@@ -35,7 +35,7 @@ FACE int aquatint_isa() {
 FACE void aquatint_large_pages(void* begin, long bytes) {
 #if defined(__linux__)
   constexpr unsigned long PAGE = 2 << 20;
-  unsigned long from = ((unsigned long)begin + PAGE - 1) / PAGE * PAGE, to = ((unsigned long)begin + bytes) / PAGE * PAGE;
+  unsigned long first = (unsigned long)begin, from = (first + PAGE - 1) / PAGE * PAGE, to = (first + bytes) / PAGE * PAGE;
   if (from < to) madvise((void*)from, to - from, MADV_HUGEPAGE);
 #else
   (void)begin, (void)bytes;
@@ -48,7 +48,9 @@ FACE void aquatint_pack(int isa, const Shape* s, const float* weight, const long
   table(isa).pack(s, weight, strides, packed, threads);
 }
 
-FACE long aquatint_conv_workspace(int isa, const Shape* s, int threads) { return table(isa).conv_workspace(s, threads); }
+FACE long aquatint_conv_workspace(int isa, const Shape* s, int threads) {
+  return table(isa).conv_workspace(s, threads);
+}
 FACE void aquatint_conv(int isa, const Convolution* c, int threads) { table(isa).conv(c, threads); }
 FACE long aquatint_norm_workspace(int isa, const Norm* n) { return table(isa).norm_workspace(n); }
 FACE void aquatint_norm(int isa, const Norm* n, int threads) { table(isa).norm(n, threads); }

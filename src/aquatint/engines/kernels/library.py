@@ -95,7 +95,7 @@ def workspace(count: int) -> Tensor:
 
 
 def checked(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A tensor that a kernel is to read; a UserError unless it is float32, of that shape, here, and without gradient."""
+    """A tensor that a kernel is to read; a UserError unless it is float32 of that shape, here, without gradient."""
     if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tuple(tensor.shape) != shape:
         kind = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}".removeprefix("torch.")
         raise UserError(f"{name} is {kind}.", f"float32 {shape} on cpu.")

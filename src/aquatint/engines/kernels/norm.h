@@ -33,7 +33,7 @@ struct GroupNorm {
   float *mean, *scale, *shift;  // [count][lanes]
 
   explicit GroupNorm(const Norm& n) : n(n) {
-    piece = most(16, parts(n.pixels, 256)), pieces = parts(n.pixels, piece);
+    piece = most(16, parts(n.pixels, 64)), pieces = parts(n.pixels, piece);
     lanes = parts(n.channels, LINE) * LINE;
     counters = (long*)n.workspace;
     sums = (double*)(n.workspace + LINE);
@@ -46,7 +46,7 @@ struct GroupNorm {
   long begin(long i) const { return (i / pieces * n.pixels + i % pieces * piece) * n.channels; }
   long rows(long i) const { return least(piece, n.pixels - i % pieces * piece); }
 
-  // The first `count` of four pixels, and of the channels from k on.
+  // The first `count` pixels, and of the channels from k on.
   void gather(const float* x, long count, long k, double* to) const {
     Doubles total = load(to + k), squares = load(to + lanes + k);
     for (long i = 0; i < count; i++) {
@@ -60,8 +60,8 @@ struct GroupNorm {
     const float* x = n.x + begin(i);
     double* to = sums + i * 2 * lanes;
     for (long k = 0; k < 2 * lanes; k++) to[k] = 0;
-    for (long left = rows(i); left > 0; left -= 4, x += 4 * n.channels)
-      for (long k = 0; k < n.channels; k += WIDTH) gather(x, least(4, left), k, to);
+    for (long left = rows(i); left > 0; left -= 8, x += 8 * n.channels)
+      for (long k = 0; k < n.channels; k += WIDTH) gather(x, least(8, left), k, to);
   }
 
   // y = (x - mean) scale + shift, by channel, for one picture: shift also has what is lost as the mean becomes float32.

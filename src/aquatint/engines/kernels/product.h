@@ -40,10 +40,10 @@ typedef void (*Strip)(const float*, long, const float*, long, float*, long, bool
 constexpr Strip STRIPS[ROWS] = {
     strip<1>, strip<2>, strip<3>, strip<4>, strip<5>, strip<6>,
 #if ROWS > 6
-    strip<7>, strip<8>, strip<9>, strip<10>, strip<11>, strip<12>,
+    strip<7>, strip<8>,
 #endif
-#if ROWS > 12
-    strip<13>, strip<14>,
+#if ROWS > 8
+    strip<9>, strip<10>, strip<11>, strip<12>, strip<13>, strip<14>,
 #endif
 };
 

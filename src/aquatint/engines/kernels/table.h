@@ -43,4 +43,6 @@ void in_a_team(Work work, void* job, int threads);
 void meet(long* counter, int team);
 
 // The next number that nobody has taken.
-inline __attribute__((always_inline)) long take(long* counter) { return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
+static inline __attribute__((always_inline)) long take(long* counter) {
+  return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
+}
