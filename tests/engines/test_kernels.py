@@ -67,7 +67,7 @@ def test_a_convolution_is_right(shape: tuple[int, ...], tile: int, isa: int) -> 
 
 @pytest.mark.parametrize(("tile", "isa"), [*itertools.product(LIMIT, ISAS)])
 def test_a_convolution_has_the_same_bits_on_any_number_of_threads_and_in_a_batch(tile: int, isa: int) -> None:
-    for inside, outside, height, width in ((20, 70, 29, 30), (330, 3, 9, 10), (9, 40, 90, 97)):
+    for inside, outside, height, width in ((20, 70, 29, 30), (330, 3, 9, 10), (9, 40, 90, 97), (6, 600, 28, 28)):
         conv, *_ = layer(inside, outside, tile, isa)
         x, each = picture(3, inside, height, width), numbers(3, outside)
         add = picture(3, outside, height, width, draw=3)

@@ -35,12 +35,15 @@ struct Conv {
     across = parts(s.width, OUT), down = parts(s.height, OUT), tiles = s.count * across * down;
     chunks = parts(s.outside, CHUNK), panels = parts(s.outside, PANEL);
     depth = parts(s.inside, parts(s.inside, DEPTH));
-    shared = threads > 1 && parts(tiles, PART) < 16 * threads;  // too few blocks to be dealt out evenly
-    block = least(tiles, shared ? parts(8 * threads, chunks) * PART : PART);
+    shared = threads > 1 && 3 * tiles < 2 * threads * PART;  // too few for a block each
+    block = shared ? parts(8 * threads, chunks) * PART : PART;
+    if (threads > 1 && !shared)  // as many blocks each
+      block = parts(tiles, threads * most(1, (tiles + threads * PART / 2) / (threads * PART)));
+    block = least(block, tiles);
     blocks = parts(tiles, block);
     row = parts(s.inside, LINE) * LINE + LINE;  // one line more: else strides are powers of two, and all of a tile's
     step = block * row + LINE;                  // frequencies fall into one set of the first cache
-    entered = AREA * step, mixed = least(block, PART) * AREA * CHUNK;
+    entered = AREA * step, mixed = (shared ? least(block, PART) : block) * AREA * CHUNK;
     zeros = c.workspace;
     counters = (long*)(zeros + row);
     space = zeros + row + parts(2 * (2 * blocks + 1), LINE) * LINE;

@@ -35,7 +35,8 @@ FACE int aquatint_isa() {
 FACE void aquatint_large_pages(void* begin, long bytes) {
 #if defined(__linux__)
   constexpr unsigned long PAGE = 2 << 20;
-  unsigned long first = (unsigned long)begin, from = (first + PAGE - 1) / PAGE * PAGE, to = (first + bytes) / PAGE * PAGE;
+  unsigned long first = (unsigned long)begin, last = first + bytes;
+  unsigned long from = (first + PAGE - 1) / PAGE * PAGE, to = last / PAGE * PAGE;
   if (from < to) madvise((void*)from, to - from, MADV_HUGEPAGE);
 #else
   (void)begin, (void)bytes;
