@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
 from benchmarks.timebox import Box, flop_of, milliseconds, off, options
 
@@ -16,7 +15,6 @@ def words(folder: Path, *more: str) -> list[str]:
     return ["--out", str(folder), "--device", "cpu", "--toy", *more]
 
 
-@pytest.mark.slow
 def test_parity(tmp_path: Path) -> None:
     box = cuda_parity.main(words(tmp_path))
     assert not box.notes

@@ -12,13 +12,13 @@ from aquatint.training.data.world import MEDIUM
 
 def test_the_carried_model_paints_what_was_asked_for() -> None:
     bundle = aquatint.load()
-    asked = prompts(MEDIUM, ("subject",), 6)
+    asked = prompts(MEDIUM, ("subject",), 10)
     pictures = np.stack([np.asarray(bundle.paint(p.text, seed=i).image) for i, p in enumerate(asked)])
     detector = Detector.open(DETECTOR)
     right = score(pictures, detector, asked, "painted").rows[0]
     wrong = score(pictures, detector, crossed(asked), "wrong caption").rows[0]
-    assert right.scores["object"][0] >= 5, right
-    assert right.scores["background"][0] >= 5, right
+    assert right.scores["object"][0] >= 8, right
+    assert right.scores["background"][0] >= 8, right
     assert wrong.scores["all"][0] <= 1, wrong
 
 

@@ -90,7 +90,7 @@ def endured(shim: Path, place: Path, every: int, modes: tuple[str, ...] = MODES)
 
 
 def test_some_operations(shim: Path, tmp_path: Path) -> None:
-    endured(shim, tmp_path, 50)
+    endured(shim, tmp_path, 25)
 
 
 @pytest.mark.slow

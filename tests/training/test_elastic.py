@@ -49,7 +49,7 @@ def test_processes_and_workers_change_together(data: Path, plain: str, tmp_path:
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_all_of_them(world: int, workers: int, resume: int, data: Path, plain: str, tmp_path: Path) -> None:
     """The number of processes and of workers is another after the resume."""
-    after = {1: (2, 4), 2: (4, 0), 4: (1, 1)}[world]
     together(world, drawn, data, tmp_path / "run", resume, workers=workers)
-    together(after[0], drawn, data, tmp_path / "run", STEPS, workers=(workers + 1 + after[1]) % 5)
+    others, more = {1: 2, 2: 4, 4: 1}[world], {0: 1, 1: 2, 2: 4, 4: 0}[workers]
+    together(others, drawn, data, tmp_path / "run", STEPS, workers=more)
     assert result(tmp_path / "run") == plain

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-RANK = 16  # of 19: steps that use all cores hardly feel it, and a state takes 20 times as long (docs/log.md)
+RANK = 16  # of 19: between how much steps that use all cores slow down and how long a state takes (docs/log.md)
 
 
 class Saver:

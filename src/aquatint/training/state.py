@@ -94,8 +94,7 @@ def first_odd(tensors: Mapping[str, Tensor]) -> str:
 def _finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite, looked at in pieces so small that torch keeps to this thread.
 
-    A second thread with helpers of its own makes OpenMP put all helpers to sleep between their pieces of work, and
-    steps beside it take half as long again.
+    A second thread with helpers of its own slows the steps beside it down as long as it lives (docs/log.md).
     """
     return all(bool(piece.isfinite().all()) for piece in tensor.reshape(-1).split(2**15 - 1))
 
