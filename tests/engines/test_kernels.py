@@ -101,7 +101,7 @@ def test_a_convolution_stays_within_its_memory(tile: int, isa: int, threads: int
         places = {name: address(inner) for name, (inner, _) in memory.items()}
         strides = (ctypes.c_long * 4)(*weight.stride())
         library().aquatint_pack(isa, ctypes.byref(shape), address(weight), strides, places["packed"], threads)
-        task = Convolution(shape, bias=address(conv.bias), **places)
+        task = Convolution(shape, bias=address(conv.bias), step=outside, **places)
         library().aquatint_conv(isa, ctypes.byref(task), threads)
         got = memory["y"][0].view(count, height, width, outside).permute(0, 3, 1, 2)
         assert got.equal(conv(given))  # which infinities around x would have spoilt

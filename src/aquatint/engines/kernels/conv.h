@@ -121,10 +121,10 @@ struct Conv {
       for (int f = 0; f < AREA; f++) p[f] = load(m + f * CHUNK);
       leave_tile<F>(p);
       if (c.bias) bias = load(c.bias + o, lanes);
-      if (c.each) bias += load(c.each + n * s.outside + o, lanes);
+      if (c.each) bias += load(c.each + n * c.step + o, lanes);
       for (long i = 0; i < rows; i++)
         for (long j = 0; j < columns; j++) {
-          long at = ((n * s.height + y0 + i) * s.width + x0 + j) * s.outside + o;
+          long at = ((n * s.height + y0 + i) * s.width + x0 + j) * c.step + o;
           Lanes value = p[i * SIZE + j] + bias;
           if (c.add) value += load(c.add + at, lanes);
           store(c.y + at, value, lanes);

@@ -21,6 +21,7 @@ from aquatint.engines.kernels.library import (
 )
 
 FREQUENCIES = {2: 16, 4: 36}  # of a tile
+AT_ONCE = 2**27  # bytes of transformed weights that `convolve` holds, if one panel's are not more
 
 
 class Winograd:
@@ -47,19 +48,15 @@ class Winograd:
         threads: int | None = None,
         isa: int | None = None,
     ) -> None:
-        if tile not in FREQUENCIES:
-            raise UserError(f"Tiles of {tile} x {tile} are not known.", "2 or 4.")
-        if weight.ndim != 4 or weight.shape[2:] != (3, 3) or weight.numel() == 0:
-            raise UserError(f"A kernel {tuple(weight.shape)} is not 3x3.", "[outside, inside, 3, 3].")
-        self.outside, self.inside = weight.shape[:2]
+        self.weight, self.bias = _checked(weight, bias, tile)
         self.tile, self.isa = tile, chosen(isa)
-        weight = checked("weight", weight, (self.outside, self.inside, 3, 3))
-        self.bias = None if bias is None else laid("bias", bias, (self.outside,))
-        shape = self._shape(0, 0, 0)
-        self.packed = floats(library().aquatint_packed(self.isa, ctypes.byref(shape)))
-        strides = (ctypes.c_long * 4)(*weight.stride())
-        call = library().aquatint_pack
-        call(self.isa, ctypes.byref(shape), address(weight), strides, address(self.packed), counted(threads))
+        self.packed = floats(_size(self.isa, tile, self.weight))
+        _pack(self.isa, tile, self.weight, self.packed, counted(threads))
+
+    @staticmethod
+    def bytes_of(weight: Tensor, tile: int) -> int:
+        """What the transformed weights take, with the best instruction set."""
+        return 4 * _size(chosen(None), tile, weight)
 
     def __call__(
         self,
@@ -75,19 +72,88 @@ class Winograd:
         each     what all pixels of a picture get (the embedding of the time)
         threads  torch's number if None
         """
-        count, _, height, width = x.shape
-        x = laid("x", x, (count, self.inside, height, width))
-        size = (count, self.outside, height, width)
-        add = None if add is None else laid("add", add, size)
-        each = None if each is None else laid("each", each, size[:2])
-        y = torch.empty(size, dtype=torch.float32, memory_format=torch.channels_last)
-        if y.numel() == 0:
-            return y
-        shape, threads = self._shape(count, height, width), counted(threads)
-        work = workspace(library().aquatint_conv_workspace(self.isa, ctypes.byref(shape), threads))
-        places = map(address, (x, self.packed, self.bias, each, add, y, work))
-        library().aquatint_conv(self.isa, ctypes.byref(Convolution(shape, *places)), threads)
-        return y
+        work = _Call(self.weight, x, self.bias, each, add)
+        work.run(self.isa, self.tile, self.packed, slice(0, work.outside), counted(threads))
+        return work.y
 
-    def _shape(self, count: int, height: int, width: int) -> Shape:
-        return Shape(self.tile, count, height, width, self.inside, self.outside)
+
+def convolve(
+    weight: Tensor,
+    bias: Tensor | None,
+    tile: int,
+    x: Float[Tensor, "b i h w"],
+    add: Float[Tensor, "b o h w"] | None = None,
+    each: Float[Tensor, "b o"] | None = None,
+    *,
+    threads: int | None = None,
+    isa: int | None = None,
+    at_once: int = AT_ONCE,
+) -> Float[Tensor, "b o h w"]:
+    """The same, to the last bit, without keeping transformed weights: a number of channels at a time.
+
+    at_once   bytes that their transformed weights may take, if those of 32 channels do not take more
+    """
+    weight, bias = _checked(weight, bias, tile)
+    isa, threads = chosen(isa), counted(threads)
+    work = _Call(weight, x, bias, each, add)
+    some = max(at_once // (4 * FREQUENCIES[tile] * work.inside) // SLICE, 1) * SLICE
+    for first in range(0, work.outside, some):
+        part = slice(first, min(first + some, work.outside))
+        packed = workspace(_size(isa, tile, weight[part]), "packed")
+        _pack(isa, tile, weight[part], packed, threads)
+        work.run(isa, tile, packed, part, threads)
+    return work.y
+
+
+SLICE = 32  # channels: whole panels, and whole chunks, of every instruction set
+
+
+class _Call:
+    """One convolution: what goes in, laid out, and where it goes."""
+
+    def __init__(
+        self, weight: Tensor, x: Tensor, bias: Tensor | None, each: Tensor | None, add: Tensor | None
+    ) -> None:
+        self.outside, self.inside = weight.shape[:2]
+        self.count, _, self.height, self.width = x.shape
+        size = (self.count, self.outside, self.height, self.width)
+        self.x = laid("x", x, (self.count, self.inside, self.height, self.width))
+        self.bias, self.add = bias, None if add is None else laid("add", add, size)
+        self.each = None if each is None else laid("each", each, size[:2])
+        self.y = torch.empty(size, dtype=torch.float32, memory_format=torch.channels_last)
+
+    def run(self, isa: int, tile: int, packed: Tensor, part: slice, threads: int) -> None:
+        """The channels of `part`, whose transformed weights `packed` holds."""
+        if self.y.numel() == 0:
+            return
+        shape = Shape(tile, self.count, self.height, self.width, self.inside, part.stop - part.start)
+        memory = workspace(library().aquatint_conv_workspace(isa, ctypes.byref(shape), threads))
+        added = (address(tensor, part.start) for tensor in (self.bias, self.each, self.add, self.y))
+        task = Convolution(shape, address(self.x), address(packed), *added, address(memory), self.outside)
+        library().aquatint_conv(isa, ctypes.byref(task), threads)
+
+
+def _checked(weight: Tensor, bias: Tensor | None, tile: int) -> tuple[Tensor, Tensor | None]:
+    """Weights as the kernels take them."""
+    if tile not in FREQUENCIES:
+        raise UserError(f"Tiles of {tile} x {tile} are not known.", "2 or 4.")
+    if weight.ndim != 4 or weight.shape[2:] != (3, 3) or weight.numel() == 0:
+        raise UserError(f"A kernel {tuple(weight.shape)} is not 3x3.", "[outside, inside, 3, 3].")
+    bias = None if bias is None else laid("bias", bias, (weight.shape[0],))
+    return checked("weight", weight, (weight.shape[0], weight.shape[1], 3, 3)), bias
+
+
+def _size(isa: int, tile: int, weight: Tensor) -> int:
+    """Floats of the transformed weights."""
+    return int(library().aquatint_packed(isa, ctypes.byref(_shape(tile, weight))))
+
+
+def _pack(isa: int, tile: int, weight: Tensor, packed: Tensor, threads: int) -> None:
+    """Transform weights into memory for them."""
+    strides = (ctypes.c_long * 4)(*weight.stride())
+    shape = ctypes.byref(_shape(tile, weight))
+    library().aquatint_pack(isa, shape, address(weight), strides, address(packed), threads)
+
+
+def _shape(tile: int, weight: Tensor) -> Shape:
+    return Shape(tile, 0, 0, 0, weight.shape[1], weight.shape[0])

@@ -55,3 +55,7 @@ FACE long aquatint_conv_workspace(int isa, const Shape* s, int threads) {
 FACE void aquatint_conv(int isa, const Convolution* c, int threads) { table(isa).conv(c, threads); }
 FACE long aquatint_norm_workspace(int isa, const Norm* n) { return table(isa).norm_workspace(n); }
 FACE void aquatint_norm(int isa, const Norm* n, int threads) { table(isa).norm(n, threads); }
+FACE long aquatint_attention_workspace(int isa, const Attention* a, int threads) {
+  return table(isa).attention_workspace(a, threads);
+}
+FACE void aquatint_attention(int isa, const Attention* a, int threads) { table(isa).attention(a, threads); }

@@ -1,4 +1,5 @@
 // The functions of one instruction set; compiled once for each.
+#include "attend.h"
 #include "conv.h"
 #include "norm.h"
 
@@ -34,9 +35,14 @@ void norm(const Norm* n, int threads) {
   in_a_team(GroupNorm::work, &group_norm, threads);
 }
 
+long attention_workspace(const Attention* a, int threads) { return Attend(*a).workspace(threads); }
+
+void attention(const Attention* a, int threads) { Attend::run(a, threads); }
+
 }  // namespace
 
 #define NAMED(isa) table_##isa
 #define NAME(isa) NAMED(isa)
 extern const Table NAME(ISA);
-const Table NAME(ISA) = {packed, pack, conv_workspace, conv, norm_workspace, norm};
+const Table NAME(ISA) = {packed, pack, conv_workspace, conv, norm_workspace, norm,
+                         attention_workspace, attention};

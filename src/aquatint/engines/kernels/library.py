@@ -24,6 +24,7 @@ class Convolution(ctypes.Structure):
     _fields_ = [
         ("shape", Shape),
         *((name, ctypes.c_void_p) for name in ("x", "packed", "bias", "each", "add", "y", "workspace")),
+        ("step", ctypes.c_long),
     ]
 
 
@@ -37,13 +38,23 @@ class Norm(ctypes.Structure):
     ]
 
 
+class Attention(ctypes.Structure):
+    """table.h's Attention."""
+
+    _fields_ = [
+        *((name, ctypes.c_long) for name in ("count", "heads", "queries", "keys", "depth")),
+        *((name, ctypes.c_long * 3) for name in ("q_strides", "k_strides", "v_strides")),
+        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "y", "workspace")),
+    ]
+
+
 def library() -> ctypes.CDLL:
     """The kernels' library; a UserError that says why, where there is none."""
     kernels, reason = found()
     if kernels is None:
         raise UserError(f"There are no kernels here. {reason}", "A C++ compiler on the PATH, or in CXX.")
-    for name in ("aquatint_packed", "aquatint_conv_workspace", "aquatint_norm_workspace"):
-        getattr(kernels, name).restype = ctypes.c_long
+    for name in ("packed", "conv_workspace", "norm_workspace", "attention_workspace"):
+        getattr(kernels, f"aquatint_{name}").restype = ctypes.c_long
     return kernels
 
 
@@ -70,28 +81,31 @@ def floats(count: int) -> Tensor:
     return made
 
 
-def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Where a tensor's numbers begin; the null pointer for none."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+def address(tensor: Tensor | None, first: int = 0) -> ctypes.c_void_p:
+    """Where a tensor's numbers begin, or the one that so many float32 lie before; the null pointer for none."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr() + 4 * first)
 
 
 class _Work(threading.local):
-    memory: Tensor | None = None
+    def __init__(self) -> None:
+        self.memory: dict[str, Tensor] = {}
 
 
 _work = _Work()
 
 
-def workspace(count: int) -> Tensor:
-    """At least so many float32 for a kernel's work, the same memory at every call of a thread.
+def workspace(count: int, use: str = "work") -> Tensor:
+    """At least so many float32 for a kernel's work, the same memory at every call of a thread for the same use.
 
     It grows to the largest that was asked for, and begins at a multiple of 64 bytes, as torch's memory does.
     """
-    if _work.memory is None or _work.memory.numel() < count:
-        _work.memory = None
-        _work.memory = floats(count)
-        assert _work.memory.data_ptr() % 64 == 0
-    return _work.memory
+    memory = _work.memory.get(use)
+    if memory is None or memory.numel() < count:
+        _work.memory.pop(use, None)
+        del memory
+        _work.memory[use] = memory = floats(count)
+        assert memory.data_ptr() % 64 == 0
+    return memory
 
 
 def checked(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -15,6 +15,7 @@ struct Convolution {
   const float *x, *packed;
   const float *bias, *each, *add;  // what is added: [outside], [count, outside], and a picture like y
   float *y, *workspace;
+  long step;  // floats from pixel to pixel in y and `add`, and from picture to picture in `each`: `outside`, or more
 };
 
 struct Norm {
@@ -24,6 +25,14 @@ struct Norm {
   float *y, *workspace;            // y may be x
 };
 
+// Attention without mask. Strides are those of picture, head and row, in floats; within a row numbers are dense.
+struct Attention {
+  long count, heads, queries, keys, depth;
+  long q_strides[3], k_strides[3], v_strides[3];
+  const float *q, *k, *v;
+  float *y, *workspace;  // y [count, queries, heads, depth], dense
+};
+
 struct Table {
   long (*packed)(const Shape*);  // floats of the weights, packed
   void (*pack)(const Shape*, const float* weight, const long strides[4], float* packed, int threads);
@@ -31,6 +40,8 @@ struct Table {
   void (*conv)(const Convolution*, int threads);
   long (*norm_workspace)(const Norm*);
   void (*norm)(const Norm*, int threads);
+  long (*attention_workspace)(const Attention*, int threads);
+  void (*attention)(const Attention*, int threads);
 };
 
 // Work for a team: each member calls it once; `member` counts from 0.
