@@ -103,6 +103,7 @@ def test_why_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return found.reason
 
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(build, "CARRIED", tmp_path / "not carried")
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     assert "no C++ compiler" in reason()
     monkeypatch.setenv("PATH", os.defpath)

@@ -121,7 +121,7 @@ def test_weights_stored_in_any_float_format_are_read(
     with pytest.raises(UserError, match="is damaged"):
         open_model(tmp_path / "mixed.safetensors")
     found = plan.find(tmp_path / "mixed.safetensors", source="mixed")
-    nets = opening._nets(found, torch.float32, opening._as_it_is)
+    nets = opening._nets(found, torch.float32, opening.as_it_is)
     assert nets["unet"].time.enter.bias.dtype == torch.float32  # type: ignore[union-attr]
     stored = mixed["model.diffusion_model.time_embed.0.weight"]
     assert torch.equal(nets["unet"].time.enter.weight, stored.float())  # type: ignore[union-attr]
@@ -230,7 +230,7 @@ def test_an_inspection_reads_no_weights(saved: Callable[[str], Path], monkeypatc
 def test_weights_laid_out_on_the_way_are_those_laid_out_afterwards(format: str, saved: Callable[[str], Path]) -> None:
     from aquatint.engines import plain
 
-    plainly, prepared = open_model(saved(format)), open_model(saved(format), prepared=True)
+    plainly, prepared = open_model(saved(format)), open_model(saved(format), lay=plain.laid)
     assert prepared.digest == plainly.digest
     kernels = 0
     for part in ("unet", "autoencoder", "text"):

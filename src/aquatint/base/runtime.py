@@ -3,12 +3,14 @@
 import ctypes
 import os
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -22,13 +24,21 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _MALLOPT = {-1: 2**31 - 1, -3: 2**31 - 1, -2: 2**26}
 
 
+# Files of the limit and of what is used, in both versions
+_CGROUP = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+
+
 @dataclass(frozen=True)
 class Key:
     """What a picture's bits depend on besides weights and request: equal keys promise equal bits.
 
     device is the class ("cpu", or the GPU's name), isa its instruction set as torch uses it, threads the number that
     share one operation (their partial sums are added in an order that depends on it), mode "exact": every picture is
-    computed alone, in one shape.
+    computed alone, in one shape. engine says whose kernels computed: "torch", or ours with their version and
+    instruction set (engines/choice.py).
     """
 
     numerics: int
@@ -38,6 +48,7 @@ class Key:
     dtype: str
     threads: int
     mode: str = "exact"
+    engine: str = "torch"
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -75,6 +86,44 @@ def choose_threads(count: int | None = None) -> int:
     if not given.isdecimal() or not 1 <= int(given) <= 1024:
         raise UserError(f'"{given}" threads.', "A whole number from 1 to 1024.")
     return int(given)
+
+
+def read_bytes(text: str) -> int:
+    """ "6GB" -> 6,000,000,000; also k, M, T, with or without B, and KiB, MiB, GiB, TiB for powers of 1024."""
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([kKMGT])(i?)B?|B)?", text.strip())
+    if not match:
+        raise UserError(f'"{text[:40]}" bytes.', "A number with its unit, as in 6GB or 800MiB.")
+    power = 0 if match[2] is None else "KMGT".index(match[2].upper()) + 1
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def free_memory() -> int:
+    """Bytes that this process could take now: what the system calls available, within the limit of its cgroup.
+
+    Half of what is built in, where the system does not say; 0 where nothing is known.
+    """
+    free = [_number(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
+    for pair in _CGROUP:
+        limits = [_number(line) for name in pair for line in _lines(f"/sys/fs/cgroup/{name}")[:1]]
+        if len(limits) == 2 and limits[0]:
+            free.append(max(limits[0] - limits[1], 0))
+    if free:
+        return min(free)
+    names = getattr(os, "sysconf_names", {})
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if "SC_PHYS_PAGES" in names else 0
+
+
+def _lines(path: str) -> list[str]:
+    """A small file of the system's, in lines; none where there is none."""
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _number(text: str) -> int:
+    """A number; 0 for a word ("max")."""
+    return int(text) if text.strip().isdecimal() else 0
 
 
 @contextmanager
@@ -115,15 +164,16 @@ def return_pages() -> None:
         _LIBC.malloc_trim(0)
 
 
-def key(device: torch.device, dtype: torch.dtype, count: int) -> Key:
-    """The reproduction key of this process for one device, number format and thread count."""
+def key(device: torch.device, dtype: torch.dtype, count: int, engine: str = "torch") -> Key:
+    """The reproduction key of this process for one device, number format, thread count and engine."""
     name, isa = "cpu", torch.backends.cpu.get_cpu_capability()
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         name, isa = torch.cuda.get_device_name(device), f"sm_{major}{minor}"
     elif device.type == "mps":
         name = f"mps {platform.mac_ver()[0]}"
-    return Key(NUMERICS, str(torch.__version__), name, isa, str(dtype).removeprefix("torch."), count)
+    kind = str(dtype).removeprefix("torch.")
+    return Key(NUMERICS, str(torch.__version__), name, isa, kind, count, engine=engine)
 
 
 @contextmanager

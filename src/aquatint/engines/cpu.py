@@ -29,6 +29,7 @@ NARROWEST = 24  # channels in and out of a convolution; below, torch's own is qu
 SMALLEST = 4  # rows and columns up to which a picture is of few tiles, and smaller ones with fewer weights are quicker
 LARGE_NORM = 2**24  # numbers from which one pass over memory saves more than torch's norm is quicker by
 QUERIES, DEPTH = 512, 128  # from how many and up to what width attention is ours, with AVX-512
+ROWS = 512  # from how many a product of matrices goes to oneDNN, as a 1x1 convolution, and not to MKL
 
 
 def name() -> str:
@@ -84,7 +85,10 @@ class _Slot:
 
 
 class _Held(NamedTuple):
-    """Transformed weights, and of what: the pack holds the weight's memory, so no other tensor can come to lie there."""
+    """Transformed weights, and of what.
+
+    The pack holds on to the weight's memory, so that no other tensor can come to lie there.
+    """
 
     pack: Winograd
     place: int
@@ -105,7 +109,7 @@ class KernelConv2d(nn.Conv2d):
     ) -> Float[Tensor, "b o h w"]:
         """conv(x) + each[:, :, None, None] + add."""
         tile = tile_of(self.in_channels, self.out_channels, *x.shape[2:])
-        if tile is None or not _able(x, self.weight):
+        if tile is None or not _able(x, self.weight, self.bias, add, each):
             y = self._conv_forward(x, self.weight, self.bias)
             y = y if each is None else y + each[:, :, None, None]
             return y if add is None else add + y
@@ -145,6 +149,21 @@ class KernelResBlock(ResBlock):
         return second(_activated(self.norm2, y), add=self.skip(x))
 
 
+class KernelLinear(nn.Linear):
+    """A product of matrices by oneDNN, which reaches more than MKL on processors that are not Intel's."""
+
+    def forward(self, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
+        """x W^T + b."""
+        rows = x.numel() // self.in_features
+        if rows < ROWS or not _able(x, self.weight, self.bias):
+            return F.linear(x, self.weight, self.bias)
+        shape, inside = x.shape[:-1], self.in_features
+        x = x.contiguous()
+        pixels = x.as_strided((1, inside, rows, 1), (rows * inside, 1, inside, inside), x.storage_offset())
+        y = F.conv2d(pixels, self.weight[:, :, None, None], self.bias)
+        return y.squeeze(3).squeeze(0).t().reshape(*shape, self.out_features)
+
+
 def kernel_attention(
     q: Float[Tensor, "b n q d"], k: Float[Tensor, "b n k d"], v: Float[Tensor, "b n k d"], causal: bool = False
 ) -> Float[Tensor, "b n q d"]:
@@ -161,9 +180,11 @@ def prepare(net: nn.Module, packs: Packs | None = None) -> None:
     for part in net.modules():
         if type(part) is nn.Conv2d and _fits(part):
             part.__class__ = KernelConv2d
-            part.packs, part.slot = packs, _Slot()
+            part.__dict__ |= {"packs": packs, "slot": _Slot()}
         elif type(part) is ResBlock:
             part.__class__ = KernelResBlock
+        elif type(part) is nn.Linear:
+            part.__class__ = KernelLinear
         elif isinstance(part, Attention) and part.attend is fused:
             part.attend = kernel_attention
     plain.prepare(net, lambda conv: not isinstance(conv, KernelConv2d))
@@ -176,15 +197,17 @@ def _fits(conv: nn.Conv2d) -> bool:
     return same == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and wide
 
 
-def _able(*tensors: Tensor) -> bool:
+def _able(*tensors: Tensor | None) -> bool:
     """Whether the kernels can do with these tensors."""
-    grad = torch.is_grad_enabled()
-    return all(x.dtype is torch.float32 and x.device.type == "cpu" and not (grad and x.requires_grad) for x in tensors)
+    there = [x for x in tensors if x is not None]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in there):
+        return False
+    return all(x.dtype is torch.float32 and x.device.type == "cpu" for x in there)
 
 
 def _activated(norm: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """silu(norm(x))."""
-    if type(norm) is not nn.GroupNorm or not _able(x, norm.weight):
+    if type(norm) is not nn.GroupNorm or not _able(x, norm.weight, norm.bias):
         return F.silu(norm(x))
     if x.numel() < LARGE_NORM:
         return F.silu(norm(x), inplace=True)

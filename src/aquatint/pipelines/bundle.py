@@ -16,7 +16,7 @@ from aquatint.base import images, runtime
 from aquatint.base.counted import Counted
 from aquatint.base.errors import UserError
 from aquatint.diffusion.denoisers import Conditioning
-from aquatint.engines import plain
+from aquatint.engines.choice import Engine, choose_engine
 from aquatint.families import Family
 from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.text import TextEncoder
@@ -34,6 +34,7 @@ from aquatint.pipelines.shelf import Shelf, shelf
 from aquatint.pipelines.steering import Controls, open_controls
 from aquatint.pipelines.tools import with_tools
 from aquatint.pipelines.vocabulary import Vocabulary
+from aquatint.weights.open import as_it_is
 from aquatint.weights.safety import OpenedChecker, open_safety
 from aquatint.weights.tiny import Tiny
 from aquatint.weights.values import file_of
@@ -45,7 +46,7 @@ class Bundle:
 
     name, counted  for people, and the sha256 of the weights, counted when it is needed ("" if unknown)
     device, dtype  where the nets are and what they compute in; latents between steps are float32
-    threads        how many threads share one operation while it paints
+    threads        how many threads share one operation while it paints;  engine: what runs the nets
     vocabulary     the words that a small model knows; None for a model that claims them all
     embeddings   words that were learned since (textual inversion): name -> word vectors [n, width] of each encoder
     learned      the files that they are from
@@ -67,6 +68,7 @@ class Bundle:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     threads: int = field(default_factory=runtime.choose_threads)
+    engine: Engine = field(default_factory=Engine)
     vocabulary: Vocabulary | None = None
     embeddings: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     learned: Mapping[str, File] = field(default_factory=dict)
@@ -101,7 +103,7 @@ class Bundle:
     @property
     def key(self) -> runtime.Key:
         """What this bundle's pictures depend on besides weights and request."""
-        return runtime.key(self.device, self.dtype, self.threads)
+        return runtime.key(self.device, self.dtype, self.threads, self.engine.name)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(channels, height, width) of the latents of a picture of this size in pixels."""
@@ -193,6 +195,8 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
+    engine: str | Engine = "auto",
+    memory: int | str | None = None,
     loras: Sequence[str | Path] | Mapping[str, Path] = (),
     lora_folder: str | Path | None = None,
     embeddings: Sequence[str | Path] = (),
@@ -211,6 +215,8 @@ def load(
     source    a single file, a folder, or a hub id ("owner/name")
     device    auto, cpu, cuda, cuda:1, mps;  dtype: auto, float32, float16, bfloat16
     threads   that share one operation (AQUATINT_THREADS; else as many as torch would take)
+    engine    auto, torch or kernels: whose kernels compute on the CPU (AQUATINT_ENGINE); it is part of the bundle's key
+    memory    bytes, or "6GB": how much the process may take, which the kernels are the quicker for (docs/speed.md)
     loras, lora_folder   files that requests may name as Lora("name"), and a folder of more for tags in prompts; partial
               also takes files whose layers do not all fit
     embeddings           textual inversions, whose names are words of prompts then
@@ -224,24 +230,35 @@ def load(
 
     Raises UserError for a source that is not there, not whole, or not Stable Diffusion.
     """
-    then = None if refiner is None else load(refiner, device=device, dtype=dtype, threads=threads)
+    where = runtime.choose_device(device)
+    kind, count = runtime.choose_dtype(dtype, where), runtime.choose_threads(threads)
+    memory = runtime.read_bytes(memory) if isinstance(memory, str) else memory
+    runs = choose_engine(engine, where, kind, memory)
+    same: dict[str, Any] = {"device": device, "dtype": dtype, "threads": threads, "engine": runs}
+    then = None if refiner is None else load(refiner, **same)
     ready = shelf(loras, lora_folder, partial=partial)
     steers = open_controls(controls, image_encoder)
     checker = None if safety is None else open_safety(safety)
-    where = runtime.choose_device(device)
-    kind, count = runtime.choose_dtype(dtype, where), runtime.choose_threads(threads)
     runtime.keep_pages()
-    opened = weights.open_model(source, dtype=kind, prepared=where.type == "cpu", **options)
-    bundle = _placed(opened, where, kind, count)
-    for net in (bundle.unet, bundle.autoencoder.encoder, bundle.autoencoder.decoder):
-        plain.prepare(net)
+    lay = runs.lay if where.type == "cpu" else as_it_is
+    opened = weights.open_model(source, dtype=kind, lay=lay, **options)
+    bundle = _run_by(runs, _placed(opened, where, kind, count))
     runtime.return_pages()
     if then is not None:
         check_refiner(opened.family, then.family)
-    beside: dict[str, Any] = {"shelf": ready, "controls": steers.built(opened.family, where, kind)}
+    beside: dict[str, Any] = {"shelf": ready, "controls": steers.built(opened.family, where, kind, runs)}
     beside |= {"safety": checker, "refiner": then}
     file = file_of(opened.file) if hashed and opened.file else None
     return with_tools(with_embeddings(replace(bundle, file=file, **beside), embeddings), upscalers, tiny)
+
+
+def _run_by(engine: Engine, bundle: Bundle) -> Bundle:
+    """The bundle with its nets prepared for an engine."""
+    engine.leave_room((bundle.unet, bundle.autoencoder, bundle.text, bundle.text2))
+    engine.prepare(bundle.unet, often=True)
+    for net in (bundle.autoencoder.encoder, bundle.autoencoder.decoder):
+        engine.prepare(net)
+    return replace(bundle, engine=engine)
 
 
 def _placed(opened: weights.Opened, device: torch.device, dtype: torch.dtype, threads: int) -> Bundle:

@@ -14,7 +14,7 @@ from torch import Tensor
 from aquatint.base import images, runtime
 from aquatint.base.errors import UserError, unknown
 from aquatint.diffusion.denoisers import Conditioning, Net
-from aquatint.engines import plain
+from aquatint.engines.choice import Engine
 from aquatint.families import Family
 from aquatint.nets import control as nets
 from aquatint.nets.control import ControlNet, T2IAdapter, controlled
@@ -67,14 +67,15 @@ class OpenedControls(NamedTuple):
     files: Mapping[str, ControlFile]
     tower: TowerFile | None
 
-    def built(self, family: Family, device: torch.device, dtype: torch.dtype) -> Controls:
+    def built(self, family: Family, device: torch.device, dtype: torch.dtype, engine: Engine) -> Controls:
         """The nets, on a device; UserError for a file that does not fit the family, before any weights are read."""
         fits = {name: fit(file, family) for name, file in self.files.items()}
         made: dict[str, Loaded] = {}
         for name, found in fits.items():
             net = build(found, dtype).to(device)
             assert isinstance(net, Steered)
-            plain.prepare(net)
+            engine.leave_room((net,))
+            engine.prepare(net, often=isinstance(net, ControlNet))
             digest = found.file.digest
             made[name] = Loaded(net, File("control", name, digest, digest))
         if self.tower is None:

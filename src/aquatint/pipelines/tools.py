@@ -56,7 +56,8 @@ def upscaler_of(bundle: "Bundle", request: "Request") -> str | Upscaler:
         remedy = "Give its file (load(upscalers=[...]), --upscaler FILE)."
         raise UserError(error.got, error.takes, error.remedy or remedy)
     opened = open_upscaler(bundle.upscalers[name], bundle.dtype)
-    return Upscaler(opened.net.to(bundle.device), name, opened.digest)
+    bundle.engine.prepare(opened.net.to(bundle.device))
+    return Upscaler(opened.net, name, opened.digest)
 
 
 def tools_of(bundle: "Bundle", request: "Request", upscaler: str | Upscaler) -> tuple[File, ...]:
@@ -86,6 +87,8 @@ def tileable(bundle: "Bundle", meets: tuple[bool, bool]) -> "Bundle":
     tiny = bundle.tiny and replace(bundle.tiny, net=seamless(bundle.tiny.net, *meets))
     nets: dict[str, Any] = {name: seamless(getattr(bundle, name), *meets) for name in ("unet", "autoencoder")}
     controls = {name: row._replace(net=seamless(row.net, *meets)) for name, row in bundle.controls.nets.items()}
+    for net in (nets["unet"], nets["autoencoder"], *(row.net for row in controls.values())):
+        bundle.engine.prepare(net)
     return replace(bundle, tiny=tiny, controls=replace(bundle.controls, nets=controls), **nets)
 
 
@@ -142,4 +145,5 @@ def _fitting(bundle: "Bundle", path: str | Path) -> Tiny:
             f'"{tiny.name}" decodes {theirs.latents} channels to {theirs.factor} times the size.',
             f"{bundle.family.name}: {ours.latents} and {ours.factor}.",
         )
-    return replace(tiny, net=tiny.net.to(bundle.device))
+    bundle.engine.prepare(tiny.net.to(bundle.device))
+    return tiny

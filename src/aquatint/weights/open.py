@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from aquatint.base import files
 from aquatint.base.counted import Counted
 from aquatint.base.errors import UserError
-from aquatint.engines.plain import laid
 from aquatint.families import Family
 from aquatint.nets.autoencoder import Autoencoder
 from aquatint.nets.text import TextConfig, TextEncoder
@@ -74,6 +73,14 @@ class Opened:
         return nets if self.text2 is None else nets | {"text2": self.text2}
 
 
+Lay = Callable[[Tensor, torch.dtype], Tensor]
+
+
+def as_it_is(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in a number format, one row after the other."""
+    return weight.to(dtype).contiguous()
+
+
 def open_model(
     source: str | Path | None = None,
     *,
@@ -83,7 +90,7 @@ def open_model(
     prediction: str | None = None,
     tokenizer: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
-    prepared: bool = False,
+    lay: Lay = as_it_is,
 ) -> Opened:
     """The model at a path or on the hub ("owner/name"); None opens the one that comes with aquatint.
 
@@ -92,7 +99,8 @@ def open_model(
     prediction  "epsilon", "v" or "sample", where the model does not say it, or says it wrongly
     tokenizer   a folder; else the one beside the model, else CLIP's own, which is carried
     dtype       what the nets compute in
-    prepared    lay weights out as engines.plain does while they pass, which is one copy of them less than afterwards
+    lay         casts a weight and lays it out as an engine wants it (engines/choice.py), which is one copy less than
+                afterwards
 
     Raises UserError for everything that is wrong with what is there.
     """
@@ -106,7 +114,7 @@ def open_model(
         folders = (SECOND, FIRST) if family.micro and family.text2 is None else (FIRST,)  # the refiner has one of two
         words, note = _tokenizer(path, family.text, tokenizer, folders)
         second = None if family.text2 is None else _second(path, family.text2, tokenizer, words)
-        nets, counted = _nets(found, dtype, laid if prepared else _as_it_is), _counted(found)
+        nets, counted = _nets(found, dtype, lay), _counted(found)
         known = files.read_text(path / VOCABULARY) if (path / VOCABULARY).is_file() else ""
     return Opened(
         family=family,
@@ -219,13 +227,6 @@ def _second(path: Path, text: TextConfig, given: str | Path | None, first: Token
     if first.vocabulary != text.vocabulary:
         return _tokenizer(path, text, given, (SECOND,))[0]
     return Tokenizer(first.merges, pad=text.pad, length=first.length)
-
-
-Lay = Callable[[Tensor, torch.dtype], Tensor]
-
-
-def _as_it_is(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    return weight.to(dtype).contiguous()
 
 
 def _nets(found: Found, dtype: torch.dtype, lay: Lay) -> dict[str, torch.nn.Module]:

@@ -73,7 +73,7 @@ def again(
     """Paint a picture again from its own metadata, and compare.
 
     With the same weights and an equal reproduction key the pixels repeat bit for bit; where something differs, it is
-    said what. Device, number format and threads are those that painted it, unless they are given. Pictures of
+    said what. Device, number format, threads and engine are those that painted it, unless they are given. Pictures of
     AUTOMATIC1111, ComfyUI and InvokeAI are painted in their way as far as it goes, and it is told how far that is.
     """
     source, wanted = source or Source(), wanted or Wanted()
@@ -207,11 +207,15 @@ def as_recorded(machine: Machine, record: "Record | None") -> Machine:
     """The device, number format and threads that painted the picture, where the command line leaves them open."""
     if record is None:
         return machine
+    from aquatint.engines.choice import TORCH
+
     key = record.key
     return Machine(
         device="cpu" if machine.device == "auto" and key.device == "cpu" else machine.device,
         dtype=key.dtype if machine.dtype == "auto" else machine.dtype,
         threads=key.threads if machine.threads is None else machine.threads,
+        engine=TORCH if machine.engine == "auto" and key.engine == TORCH else machine.engine,
+        memory=machine.memory,
     )
 
 

@@ -126,7 +126,6 @@ def described(kind: str, settings: "Tuning", tuned: "Tuned") -> dict[str, Any]:
 def taught(bundle: "Bundle", learned: "Learned") -> "Bundle":
     """The bundle as it is with what was learned."""
     from aquatint.base.counted import Counted
-    from aquatint.engines import plain
     from aquatint.nets.lora import Change, attach
     from aquatint.pipelines.record import File
     from aquatint.pipelines.steering import Controls, Loaded
@@ -135,10 +134,10 @@ def taught(bundle: "Bundle", learned: "Learned") -> "Bundle":
     for net, adapters in learned.adapters.items():
         nets[net] = attach(getattr(bundle, net), {name: [Change(adapter)] for name, adapter in adapters.items()})
     for net in nets.values():
-        plain.prepare(net)
+        bundle.engine.prepare(net, often=True)
     words = {**bundle.embeddings, **learned.vectors}
     if learned.control is not None:
-        plain.prepare(learned.control)
+        bundle.engine.prepare(learned.control, often=True)
         file = File("control", "taught", "", "")
         return replace(bundle, controls=Controls({"taught": Loaded(learned.control, file)}))
     return replace(bundle, **nets, embeddings=words, counted=Counted(), file=None)

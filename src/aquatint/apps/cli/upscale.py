@@ -46,6 +46,7 @@ def upscale(
     if not 64 <= larger.tile <= 4096:
         raise UserError(f"--tile {larger.tile}.", "64 to 4096.")
     from aquatint.base import images, runtime
+    from aquatint.engines.choice import choose_engine
     from aquatint.nets.upscaler import Upscaler
     from aquatint.pipelines import metadata
     from aquatint.pipelines.enlarge import picture_to
@@ -57,8 +58,9 @@ def upscale(
     way: str | Upscaler = larger.upscaler
     device = runtime.choose_device(machine.device)
     if is_path(larger.upscaler):
-        way = open_upscaler(larger.upscaler, runtime.choose_dtype(machine.dtype, device))
-        way.net.to(device)
+        kind = runtime.choose_dtype(machine.dtype, device)
+        way = open_upscaler(larger.upscaler, kind)
+        choose_engine(machine.engine, device, kind).prepare(way.net.to(device))
     elif way not in FILTERS:
         raise unknown("upscaler", larger.upscaler, FILTERS)
     usual = way.scale if isinstance(way, Upscaler) else 2

@@ -1,7 +1,8 @@
 """The kernels' library: compiled once for a machine's compiler, kept in the user's cache, checked, loaded.
 
-It lies in a folder that only its owner may enter, under the sha256 of all that it was made of, with its own sha256
-beside it. Nothing here raises because a machine is as it is: `found` says why there is no library.
+An installed package carries it where a compiler was at hand (hatch_build.py). Else it lies in a folder that only its
+owner may enter. Either way it is under the sha256 of all that it was made of, with its own sha256 beside it. Nothing
+here raises because a machine is as it is: `found` says why there is no library.
 """
 
 import ctypes
@@ -24,6 +25,7 @@ from aquatint.base import files
 from aquatint.base.errors import UserError
 
 SOURCES = Path(__file__).parent
+CARRIED = SOURCES / "built"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = (
     "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
@@ -59,10 +61,16 @@ def cache_folder() -> Path:
 
 
 def load(folder: Path) -> Found:
-    """The library out of a folder of libraries, compiled into it if it is not there or is damaged."""
+    """The library that the package carries, or one from a folder, compiled into it if it is not there or is damaged.
+
+    A compiler named in CXX is always asked.
+    """
     try:
         if sys.platform not in ("linux", "darwin"):
             return Found(None, f"The kernels are not made for {sys.platform}.")
+        carried = CARRIED / _digest(b"")
+        if not os.environ.get("CXX") and carried.exists() and LIBRARY in files.verify(carried):
+            return Found(ctypes.CDLL(str(carried / LIBRARY)), "")
         compiler = _compiler()
         if not compiler:
             return Found(None, f"There is no C++ compiler: none of {', '.join(COMPILERS)} is on the PATH.")
@@ -78,6 +86,21 @@ def load(folder: Path) -> Found:
         return Found(None, f"The kernels cannot be made or loaded: {error}")
 
 
+def carry() -> Found:
+    """Compile a library for the package to carry, in place of those that it has carried before; the reason if not."""
+    try:
+        compiler = _compiler()
+        if sys.platform not in ("linux", "darwin") or not compiler:
+            return Found(None, f"No C++ compiler, or not for {sys.platform}.")
+        if CARRIED.exists():
+            shutil.rmtree(CARRIED)
+        CARRIED.mkdir()
+        _build(compiler, CARRIED / _digest(b""))
+    except (UserError, OSError, subprocess.SubprocessError) as error:
+        return Found(None, str(error))
+    return load(CARRIED)
+
+
 def units() -> dict[str, tuple[str, tuple[str, ...]]]:
     """What is compiled on this machine: name -> source and its own flags."""
     return UNITS | X86_UNITS if platform.machine() in ("x86_64", "AMD64") else UNITS
@@ -91,8 +114,13 @@ def _compiler() -> list[str]:
 
 
 def _key(compiler: list[str]) -> str:
-    """sha256 of the sources, the compiler and its version, the flags and the machine."""
+    """sha256 of the compiler and its version, and of all else that a library is made of."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, timeout=PATIENCE, check=True).stdout
+    return _digest(version, *compiler)
+
+
+def _digest(version: bytes, *compiler: str) -> str:
+    """sha256 of the sources, the flags and the machine, and of what is given."""
     digest = hashlib.sha256()
     facts = [*compiler, *FLAGS, *LINK, repr(units()), platform.machine(), sys.platform]
     parts = [version, *(fact.encode() for fact in facts)]

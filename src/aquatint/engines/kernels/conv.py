@@ -111,9 +111,7 @@ SLICE = 32  # channels: whole panels, and whole chunks, of every instruction set
 class _Call:
     """One convolution: what goes in, laid out, and where it goes."""
 
-    def __init__(
-        self, weight: Tensor, x: Tensor, bias: Tensor | None, each: Tensor | None, add: Tensor | None
-    ) -> None:
+    def __init__(self, weight: Tensor, x: Tensor, bias: Tensor | None, each: Tensor | None, add: Tensor | None) -> None:
         self.outside, self.inside = weight.shape[:2]
         self.count, _, self.height, self.width = x.shape
         size = (self.count, self.outside, self.height, self.width)

@@ -1,0 +1,75 @@
+"""Which engine runs a bundle's nets: torch's own ways, or our kernels for the CPU."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from aquatint.base import runtime
+from aquatint.base.errors import UserError, unknown
+from aquatint.engines import cpu, plain
+from aquatint.engines.cpu import Packs
+from aquatint.engines.kernels.build import found
+
+ENGINES = ("auto", "torch", "kernels")
+TORCH = "torch"  # the name, in reproduction keys, of every engine that only calls torch
+WORK = 1_500_000_000  # bytes that a 512 x 512 picture of Stable Diffusion 1.5 takes beside weights, and all libraries
+Lay = Callable[[Tensor, torch.dtype], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """How nets are run.
+
+    name    in reproduction keys: what bits depend on
+    packs   the transformed weights that are kept; None: torch alone computes
+    """
+
+    name: str = TORCH
+    packs: Packs | None = None
+
+    def prepare(self, net: nn.Module, *, often: bool = False) -> None:
+        """Make a built net quicker. often: it is asked at every step, and what is made of its weights worth keeping."""
+        if self.packs is None:
+            plain.prepare(net)
+        else:
+            cpu.prepare(net, self.packs if often else None)
+
+    def lay(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """A weight as `prepare` will want it, so that it need not be moved twice: the kernels take any layout."""
+        return plain.laid(weight, dtype) if self.packs is None else weight.to(dtype).contiguous()
+
+    def leave_room(self, nets: Sequence[nn.Module | None]) -> None:
+        """Count what nets take as memory that transformed weights cannot have."""
+        if self.packs is not None:
+            weights = {weight.data_ptr(): weight.nbytes for net in nets if net for weight in net.parameters()}
+            self.packs.limit -= sum(weights.values())
+
+
+def choose_engine(
+    name: "str | Engine" = "auto",
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    memory: int | None = None,
+) -> Engine:
+    """An engine itself, or that of a name, else of AQUATINT_ENGINE; "auto" takes kernels for float32 on a CPU, if here.
+
+    memory   bytes that the process may take in all, with a picture of 512 x 512 pixels; three quarters of what is free
+             if None. What is left beside the weights goes to transformed weights; how much that is changes no bit
+    Raises UserError for a name that is not known, and for "kernels" where they are not to be had.
+    """
+    if isinstance(name, Engine):
+        return name
+    wish = name if name != "auto" else os.environ.get("AQUATINT_ENGINE") or name
+    if wish not in ENGINES:
+        raise unknown("engine", wish, ENGINES)
+    fits = dtype == torch.float32 and (device is None or device.type == "cpu")
+    if wish == TORCH or (wish == "auto" and not (fits and found().library)):
+        return Engine()
+    if not fits:
+        kind = str(dtype).removeprefix("torch.")
+        raise UserError(f"Kernels for {kind} on {device}.", "float32 on a CPU.", 'Say engine "auto" (--engine auto).')
+    total = runtime.free_memory() * 3 // 4 if memory is None else memory
+    return Engine(cpu.name(), Packs(total - WORK))
