@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from aquatint.base.errors import UserError
 from aquatint.base.noise import Noise
+from aquatint.engines.kernels.attend import attend
 from aquatint.engines.kernels.build import found
-from aquatint.engines.kernels.conv import Winograd
-from aquatint.engines.kernels.library import Convolution, Norm, Shape, address, library
+from aquatint.engines.kernels.conv import Winograd, convolve
+from aquatint.engines.kernels.library import Attention, Convolution, Norm, Shape, address, library
 from aquatint.engines.kernels.norm import norm_silu
 
 pytestmark = pytest.mark.skipif(found().library is None, reason=found().reason)
@@ -193,3 +194,105 @@ def test_what_the_kernels_do_not_take_is_said() -> None:
         assert conv(x.clone().requires_grad_()).equal(conv(x))
     assert conv(x[:0]).shape == (0, 5, 4, 4)
     assert norm_silu(x[:0], 3, None, None, 1e-5).shape == (0, 6, 4, 4)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("tile", LIMIT)
+def test_a_convolution_that_keeps_nothing_has_the_same_bits(tile: int, isa: int) -> None:
+    for inside, outside in ((5, 100), (40, 33), (33, 257)):
+        conv, weight, bias = layer(inside, outside, tile, isa)
+        x, each = picture(2, inside, 9, 13), numbers(2, outside)
+        add = picture(2, outside, 9, 13, draw=3)
+        for bytes_at_once in (1, 4 * 36 * inside * 64, 2**27):
+            made = convolve(weight, bias, tile, x, add, each, isa=isa, at_once=bytes_at_once)
+            assert made.equal(conv(x, add, each))
+    assert Winograd.bytes_of(weight, tile) == Winograd(weight, None, tile).packed.nbytes
+
+
+# pictures, heads, queries, keys, width: one of each, fewer than a vector or a strip has, whole blocks of keys and not
+ATTENTIONS = [
+    (1, 1, 1, 1, 1), (2, 3, 5, 7, 3), (1, 2, 33, 126, 40), (2, 1, 31, 127, 17), (1, 3, 64, 300, 80),
+    (1, 1, 70, 77, 160),
+]  # fmt: skip
+
+
+def rows(pictures: int, heads: int, length: int, width: int, draw: int = 0) -> Tensor:
+    """As a net lays them: [picture, row, head, width], seen as [picture, head, row, width]."""
+    return numbers(pictures, length, heads * width, draw=draw).unflatten(2, (heads, width)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shape", ATTENTIONS, ids=str)
+def test_attention_is_right_and_has_the_same_bits_on_any_number_of_threads_and_in_a_batch(
+    shape: tuple[int, ...], isa: int
+) -> None:
+    pictures, heads, queries, keys, width = shape
+    q, k, v = (rows(pictures, heads, length, width, i) for i, length in enumerate((queries, keys, keys)))
+    got = attend(q, k, v, isa=isa)
+    want = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    assert off(got, want) < 2e-6
+    assert got.transpose(1, 2).is_contiguous()
+    for threads in (1, 2, 3, 5):
+        assert attend(q, k, v, threads=threads, isa=isa).equal(got)
+    for i in range(pictures):
+        assert attend(*(x[i : i + 1] for x in (q, k, v)), isa=isa).equal(got[i : i + 1])
+    dense = [x.contiguous() for x in (q, k, v)]
+    assert attend(*dense, isa=isa).equal(got)
+    assert attend(*(x.mT.contiguous().mT for x in dense), isa=isa).equal(got)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_attention_of_scores_that_are_far_apart(isa: int) -> None:
+    """The largest comes first, last or between; what is 2^-126 of it and less counts for nothing."""
+    for place in (0, 200, 399):
+        k = torch.zeros(1, 1, 400, 4)
+        k[..., place, :] = 1e4
+        q, v = torch.full((1, 1, 3, 4), 10.0), rows(1, 1, 400, 4)
+        torch.testing.assert_close(attend(q, k, v, isa=isa), v[:, :, place : place + 1].expand(1, 1, 3, 4))
+    far = rows(1, 1, 300, 8) * 30
+    want = F.scaled_dot_product_attention(far.double(), far.double(), far.double())
+    assert off(attend(far, far, far, isa=isa), want) < 1e-5
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_attention_keeps_what_is_not_a_number_to_its_own_query(isa: int) -> None:
+    q, k, v = (rows(1, 1, 40, 8, i) for i in range(3))
+    q[0, 0, 5, 2] = torch.nan
+    wrong = attend(q, k, v, isa=isa).isnan().any(dim=3).flatten()
+    assert wrong.nonzero().flatten().tolist() == [5]
+    k[0, 0, 7, 1] = torch.nan
+    assert attend(q, k, v, isa=isa).isnan().all()
+    nothing = torch.zeros(1, 1, 0, 8)
+    assert attend(q, nothing, nothing, isa=isa).isnan().all()
+    assert attend(nothing, k, v, isa=isa).shape == (1, 1, 0, 8)
+
+
+@pytest.mark.parametrize(("isa", "threads"), [*itertools.product(ISAS, (1, 3))])
+def test_attention_stays_within_its_memory(isa: int, threads: int) -> None:
+    for pictures, heads, queries, keys, width in ((1, 1, 1, 1, 1), (2, 2, 35, 129, 5)):
+        given = {
+            name: rows(pictures, heads, length, width, i)
+            for i, (name, length) in enumerate({"q": queries, "k": keys, "v": keys}.items())
+        }
+        work = Attention(pictures, heads, queries, keys, width)
+        sizes = {name: x.numel() for name, x in given.items()} | {"y": pictures * queries * heads * width}
+        memory = {name: guarded(size, float("inf") if name in given else 12345.0) for name, size in sizes.items()}
+        for name, x in given.items():
+            inner = memory[name][0]
+            inner.copy_(x.transpose(1, 2).reshape(-1))
+            setattr(work, name, address(inner))
+            setattr(work, f"{name}_strides", (ctypes.c_long * 3)(*x.stride()[:3]))
+        size = library().aquatint_attention_workspace(isa, ctypes.byref(work), threads)
+        memory["workspace"] = guarded(size, 12345.0)
+        work.y, work.workspace = (address(memory[name][0]) for name in ("y", "workspace"))
+        library().aquatint_attention(isa, ctypes.byref(work), threads)
+        got = memory["y"][0].view(pictures, queries, heads, width).transpose(1, 2)
+        assert got.equal(attend(*given.values(), isa=isa))  # which infinities around q, k, v would have spoilt
+        assert [name for name, (_, whole) in memory.items() if not whole()] == []
+
+
+def test_attention_refuses_what_it_cannot_do() -> None:
+    x = rows(1, 2, 5, 4)
+    for q, k, v in ((x.double(), x, x), (x, x.half(), x), (x, x, x.clone().requires_grad_())):
+        with pytest.raises(UserError, match=r"float32 \(|A gradient for v"):
+            attend(q, k, v)

@@ -8,7 +8,8 @@ device) answers as torch does.
 
 import threading
 import weakref
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -55,6 +56,12 @@ class Packs:
         self._kept: weakref.WeakSet[Winograd] = weakref.WeakSet()
         self._lock = threading.Lock()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Packs":
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return Packs, (self.limit,)
+
     @property
     def size(self) -> int:
         """Bytes that are kept at present."""
@@ -71,35 +78,29 @@ class Packs:
             return pack
 
 
-class _Slot:
-    """What a layer keeps; a copy of the layer begins with nothing, and it is never written to a file."""
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """Transformed weights, and of what. A copy of a layer begins without, and nothing of it is ever written to a file.
 
-    def __init__(self) -> None:
-        self.held: _Held | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Slot":
-        return _Slot()
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return _Slot, ()
-
-
-class _Held(NamedTuple):
-    """Transformed weights, and of what.
-
-    The pack holds on to the weight's memory, so that no other tensor can come to lie there.
+    of   where weight and bias lie, and how often they were written into; the pack holds on to their memory, so that no
+         others can come to lie there
     """
 
     pack: Winograd
-    place: int
-    version: int
+    of: tuple[int, ...]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()
 
 
 class KernelConv2d(nn.Conv2d):
     """A 3x3 convolution, stride 1, padding 1, by Winograd's algorithm."""
 
     packs: Packs | None
-    slot: _Slot
+    held: _Held | None
 
     def forward(
         self,
@@ -120,14 +121,14 @@ class KernelConv2d(nn.Conv2d):
         """The transformed weights, made anew if the weights are others now: an adapter's, or written into."""
         if self.packs is None:
             return None
-        weight, held = self.weight, self.slot.held
-        now = weight.data_ptr(), weight._version
-        if held is not None and held.pack.tile == tile and now == (held.place, held.version):
+        held, there = self.held, [x for x in (self.weight, self.bias) if x is not None]
+        of = *(x.data_ptr() for x in there), *(x._version for x in there)
+        if held is not None and held.pack.tile == tile and held.of == of:
             return held.pack
-        self.slot.held = held = None
-        pack = self.packs.made(weight, self.bias, tile)
+        self.held = held = None
+        pack = self.packs.made(self.weight, self.bias, tile)
         if pack is not None:
-            self.slot.held = _Held(pack, *now)
+            self.held = _Held(pack, of)
         return pack
 
 
@@ -180,7 +181,7 @@ def prepare(net: nn.Module, packs: Packs | None = None) -> None:
     for part in net.modules():
         if type(part) is nn.Conv2d and _fits(part):
             part.__class__ = KernelConv2d
-            part.__dict__ |= {"packs": packs, "slot": _Slot()}
+            part.__dict__ |= {"packs": packs, "held": None}
         elif type(part) is ResBlock:
             part.__class__ = KernelResBlock
         elif type(part) is nn.Linear:

@@ -234,8 +234,7 @@ def load(
     kind, count = runtime.choose_dtype(dtype, where), runtime.choose_threads(threads)
     memory = runtime.read_bytes(memory) if isinstance(memory, str) else memory
     runs = choose_engine(engine, where, kind, memory)
-    same: dict[str, Any] = {"device": device, "dtype": dtype, "threads": threads, "engine": runs}
-    then = None if refiner is None else load(refiner, **same)
+    then = None if refiner is None else load(refiner, device=device, dtype=dtype, threads=threads, engine=runs)
     ready = shelf(loras, lora_folder, partial=partial)
     steers = open_controls(controls, image_encoder)
     checker = None if safety is None else open_safety(safety)
