@@ -39,15 +39,18 @@ def ours() -> Work:
     from aquatint.diffusion.denoisers import Conditioning, guided
     from aquatint.diffusion.prediction import EPSILON
     from aquatint.diffusion.schedule import NoiseSchedule
-    from aquatint.engines.plain import prepare
+    from aquatint.engines.choice import choose_engine
     from aquatint.families import SD15
     from aquatint.nets.autoencoder import Autoencoder
     from aquatint.nets.unet import UNet
 
     runtime.keep_pages()
     unet, autoencoder = UNet(SD15.unet).eval(), Autoencoder(SD15.autoencoder).eval()
-    for net in (unet, autoencoder.encoder, autoencoder.decoder):
-        prepare(net)
+    engine = choose_engine()
+    engine.leave_room((unet, autoencoder))
+    engine.prepare(unet, often=True)
+    for net in (autoencoder.encoder, autoencoder.decoder):
+        engine.prepare(net)
     runtime.return_pages()
     x, context = inputs()
     denoise = guided(unet, EPSILON, Conditioning(context[1:]), Conditioning(context[:1]), 7.5)

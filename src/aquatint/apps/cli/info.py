@@ -1,4 +1,4 @@
-"""`aquatint info`: all that a picture's file tells of its making, whoever made it; and what computes on this machine."""
+"""`aquatint info`: what a picture's file tells of its making, whoever made it; and what computes on this machine."""
 
 import json as jsonlib
 from pathlib import Path
