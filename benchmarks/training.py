@@ -64,10 +64,10 @@ def latents(case: Case) -> torch.Tensor:
 
 
 def ours(case: Case) -> Callable[[], Any]:
-    """Our loop's step, its nets laid out as recipes do it."""
+    """Our loop's step, its nets run as `aquatint train` runs them."""
     from aquatint.base import runtime
     from aquatint.diffusion.schedule import NoiseSchedule
-    from aquatint.engines.plain import prepare
+    from aquatint.engines.choice import choose_engine
     from aquatint.nets.grown import grow, player
     from aquatint.nets.text import TextEncoder
     from aquatint.nets.unet import UNet
@@ -77,7 +77,7 @@ def ours(case: Case) -> Callable[[], Any]:
 
     runtime.keep_pages()
     unet, text = UNet(case.family.unet), TextEncoder(case.family.text)
-    prepare(unet)
+    choose_engine().prepare(unet)
     schedule, aim = NoiseSchedule(case.family.schedule), Aim(case.family.prediction)
     if case.rank:
         growth = grow(unet, rank=case.rank, reach="attention", seed=0)

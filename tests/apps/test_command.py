@@ -416,6 +416,7 @@ def test_again_names_what_differs_in_the_key(
     capfd: pytest.CaptureFixture[str], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from aquatint.base import runtime
+    from aquatint.engines.choice import choose_engine
 
     run(capfd, "generate", "a cat", "--model", model, "--seed", 9, "--out", "a.png", "--steps", 2)
     painted = runtime.NUMERICS
@@ -423,6 +424,8 @@ def test_again_names_what_differs_in_the_key(
     code, out, err = run(capfd, "again", "a.png", "--model", model, "--dtype", "bfloat16")
     assert code == 0
     changed = f"numerics {painted} -> 99, dtype float32 -> bfloat16"
+    if (ours := choose_engine().name) != "torch":
+        changed += f", engine {ours} -> torch"
     assert err == f"note: the reproduction key differs, so bits may: {changed}\n"
     assert "different" in out
     monkeypatch.setenv("AQUATINT_THREADS", "3")  # the threads of the picture are taken, not these

@@ -17,6 +17,7 @@ from aquatint.base.noise import Noise
 from aquatint.engines import choice, cpu
 from aquatint.engines.choice import Engine, choose_engine
 from aquatint.engines.kernels.build import Found, found
+from aquatint.engines.kernels.conv import convolve
 from aquatint.families import TINY
 from aquatint.nets.adapters import Difference
 from aquatint.nets.autoencoder import Autoencoder, AutoencoderConfig
@@ -132,13 +133,18 @@ def test_a_copy_begins_with_nothing_kept() -> None:
     assert asked(copy.deepcopy(net)).equal(before)
 
 
-def test_gradients_other_formats_and_meeting_edges_are_torchs() -> None:
+@pytest.mark.parametrize("pixels", [1, 10**6])
+def test_gradients_are_right_by_the_kernels_and_by_torch(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "PIXELS", pixels)
+    used = []
+    monkeypatch.setattr(cpu, "convolve", lambda *given, **how: used.append(how) or convolve(*given, **how))
     ours, plain = unet(), unet(ours=False)
     for net in (ours, plain):
         with torch.enable_grad():
             asked(net.train()).square().mean().backward()
     for (name, a), b in zip(ours.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5, msg=name)
+    assert bool(used) == (pixels == 1)
     ours.requires_grad_(False)
     learns = ours.descent[0].cells[0].res  # one of its weights alone must not be lost in a kernel
     for leaf in (learns.conv1.bias, learns.time.weight, learns.conv2.bias):
@@ -149,6 +155,9 @@ def test_gradients_other_formats_and_meeting_edges_are_torchs() -> None:
             asked(ours).square().mean().backward()
         assert leaf.grad is not None
         assert float(leaf.grad.abs().sum()) > 0
+
+
+def test_meeting_edges_and_other_formats_are_torchs() -> None:
     for edges in ((True, False), (True, True)):
         assert off(asked(seamless(unet(), *edges)), asked(seamless(unet(ours=False), *edges))) < 2e-6
     assert off(asked(unet().bfloat16()), asked(unet(ours=False))) < 0.05

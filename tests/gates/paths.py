@@ -49,7 +49,8 @@ PLACES = {
 # ... and names and numbers, which never are such places.
 WORDS = {
     "negative", "size", "sampler", "grid", "option", "noise", "grammar", "variant", "revision", "ema", "prediction",
-    "device", "dtype", "format", "fill", "fit", "outpaint", "guidance_interval", "threshold", "apg", "pag_layers",
+    "device", "dtype", "engine", "memory", "format", "fill", "fit", "outpaint", "guidance_interval", "threshold", "apg",
+    "pag_layers",
     "freeu", "original_size", "crop", "target_size", "flagged", "control_fit", "preprocess", "variation_size",
     "hires_size", "hires_sampler", "hires_grid", "hires_prompt", "hires_negative", "tiling", "tiling_weights",
     "seamless",

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from aquatint.engines import plain
@@ -30,6 +31,7 @@ NARROWEST = 24  # channels in and out of a convolution; below, torch's own is qu
 SMALLEST = 4  # rows and columns up to which a picture is of few tiles, and smaller ones with fewer weights are quicker
 LARGE_NORM = 2**24  # numbers from which one pass over memory saves more than torch's norm is quicker by
 QUERIES, DEPTH = 512, 128  # from how many and up to what width attention is ours, with AVX-512
+PIXELS = 2048  # of all pictures, from which a convolution that learns goes by the kernels
 ROWS = 512  # from how many a product of matrices goes to oneDNN, as a 1x1 convolution, and not to MKL
 
 
@@ -96,6 +98,29 @@ class _Held:
         return type(None), ()
 
 
+class _Learning(torch.autograd.Function):
+    """A 3x3 convolution whose gradient with respect to its input goes the same way back; the weights' is torch's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, tile: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.tile, ctx.biases = tile, None if bias is None else list(bias.shape)
+        return convolve(weight, bias, tile, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        back = convolve(weight, None, ctx.tile, grad, turned=True) if wanted[0] else None
+        same = [1, 1], [1, 1], [1, 1], False, [0, 0], 1
+        learns = None, None, None
+        if wanted[1] or wanted[2]:
+            want = [False, wanted[1], wanted[2]]
+            learns = torch.ops.aten.convolution_backward(grad, x, weight, ctx.biases, *same, want)
+        return back, learns[1], learns[2], None
+
+
 class KernelConv2d(nn.Conv2d):
     """A 3x3 convolution, stride 1, padding 1, by Winograd's algorithm."""
 
@@ -111,11 +136,19 @@ class KernelConv2d(nn.Conv2d):
         """conv(x) + each[:, :, None, None] + add."""
         tile = tile_of(self.in_channels, self.out_channels, *x.shape[2:])
         if tile is None or not _able(x, self.weight, self.bias, add, each):
-            y = self._conv_forward(x, self.weight, self.bias)
+            if tile is not None and self._learns(x):
+                y = _Learning.apply(x, self.weight, self.bias, tile)
+            else:
+                y = self._conv_forward(x, self.weight, self.bias)
             y = y if each is None else y + each[:, :, None, None]
             return y if add is None else add + y
         pack = self._packed(tile)
         return convolve(self.weight, self.bias, tile, x, add, each) if pack is None else pack(x, add, each)
+
+    def _learns(self, x: Tensor) -> bool:
+        """Whether it goes by the kernels with gradients: weights transformed for one step want pixels enough."""
+        enough = len(x) * x.shape[2] * x.shape[3] >= PIXELS
+        return enough and _fit(x, self.weight) and not torch.is_autocast_enabled("cpu")
 
     def _packed(self, tile: int) -> Winograd | None:
         """The transformed weights, made anew if the weights are others now: an adapter's, or written into."""
@@ -203,7 +236,11 @@ def _able(*tensors: Tensor | None) -> bool:
     there = [x for x in tensors if x is not None]
     if torch.is_grad_enabled() and any(x.requires_grad for x in there):
         return False
-    return all(x.dtype is torch.float32 and x.device.type == "cpu" for x in there)
+    return _fit(*there)
+
+
+def _fit(*tensors: Tensor) -> bool:
+    return all(x.dtype is torch.float32 and x.device.type == "cpu" for x in tensors)
 
 
 def _activated(norm: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

@@ -67,13 +67,14 @@ class OpenedControls(NamedTuple):
     files: Mapping[str, ControlFile]
     tower: TowerFile | None
 
-    def built(self, family: Family, device: torch.device, dtype: torch.dtype, engine: Engine) -> Controls:
+    def built(self, family: Family, device: torch.device, dtype: torch.dtype, engine: Engine | None = None) -> Controls:
         """The nets, on a device; UserError for a file that does not fit the family, before any weights are read."""
         fits = {name: fit(file, family) for name, file in self.files.items()}
         made: dict[str, Loaded] = {}
         for name, found in fits.items():
             net = build(found, dtype).to(device)
             assert isinstance(net, Steered)
+            engine = engine or Engine()
             engine.leave_room((net,))
             engine.prepare(net, often=isinstance(net, ControlNet))
             digest = found.file.digest

@@ -1,6 +1,7 @@
 """3x3 convolutions by Winograd's algorithm (Lavin & Gray 2015, arXiv:1509.09308)."""
 
 import ctypes
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -50,13 +51,14 @@ class Winograd:
     ) -> None:
         self.weight, self.bias = _checked(weight, bias, tile)
         self.tile, self.isa = tile, chosen(isa)
-        self.packed = floats(_size(self.isa, tile, self.weight))
-        _pack(self.isa, tile, self.weight, self.packed, counted(threads))
+        weights = _Weights(self.weight)
+        self.packed = floats(weights.size(self.isa, tile))
+        weights.pack(self.isa, tile, self.packed, counted(threads))
 
     @staticmethod
     def bytes_of(weight: Tensor, tile: int) -> int:
         """What the transformed weights take, with the best instruction set."""
-        return 4 * _size(chosen(None), tile, weight)
+        return 4 * _Weights(weight).size(chosen(None), tile)
 
     def __call__(
         self,
@@ -72,7 +74,7 @@ class Winograd:
         each     what all pixels of a picture get (the embedding of the time)
         threads  torch's number if None
         """
-        work = _Call(self.weight, x, self.bias, each, add)
+        work = _Call(_Weights(self.weight), x, self.bias, each, add)
         work.run(self.isa, self.tile, self.packed, slice(0, work.outside), counted(threads))
         return work.y
 
@@ -88,19 +90,23 @@ def convolve(
     threads: int | None = None,
     isa: int | None = None,
     at_once: int = AT_ONCE,
+    turned: bool = False,
 ) -> Float[Tensor, "b o h w"]:
     """The same, to the last bit, without keeping transformed weights: a number of channels at a time.
 
     at_once   bytes that their transformed weights may take, if those of 32 channels do not take more
+    turned    what the weights' transposed convolution is, from the channels outside to those inside: the way that the
+              gradient takes back
     """
     weight, bias = _checked(weight, bias, tile)
-    isa, threads = chosen(isa), counted(threads)
-    work = _Call(weight, x, bias, each, add)
-    some = max(at_once // (4 * FREQUENCIES[tile] * work.inside) // SLICE, 1) * SLICE
-    for first in range(0, work.outside, some):
-        part = slice(first, min(first + some, work.outside))
-        packed = workspace(_size(isa, tile, weight[part]), "packed")
-        _pack(isa, tile, weight[part], packed, threads)
+    isa, threads, weights = chosen(isa), counted(threads), _Weights(weight, turned)
+    work = _Call(weights, x, bias, each, add)
+    some = max(at_once // (4 * FREQUENCIES[tile] * weights.inside) // SLICE, 1) * SLICE
+    for first in range(0, weights.outside, some):
+        part = slice(first, min(first + some, weights.outside))
+        these = weights.some(part)
+        packed = workspace(these.size(isa, tile), "packed")
+        these.pack(isa, tile, packed, threads)
         work.run(isa, tile, packed, part, threads)
     return work.y
 
@@ -108,11 +114,48 @@ def convolve(
 SLICE = 32  # channels: whole panels, and whole chunks, of every instruction set
 
 
+class _Weights(NamedTuple):
+    """[outside, inside, 3, 3]; turned: [inside, outside, 3, 3], read from behind in both directions."""
+
+    tensor: Tensor
+    turned: bool = False
+
+    @property
+    def outside(self) -> int:
+        return self.tensor.shape[1 if self.turned else 0]
+
+    @property
+    def inside(self) -> int:
+        return self.tensor.shape[0 if self.turned else 1]
+
+    def some(self, part: slice) -> "_Weights":
+        """Those of some channels outside."""
+        return _Weights(self.tensor[:, part] if self.turned else self.tensor[part], self.turned)
+
+    def size(self, isa: int, tile: int) -> int:
+        """Floats of what they are transformed into."""
+        return int(library().aquatint_packed(isa, ctypes.byref(self._shape(tile))))
+
+    def pack(self, isa: int, tile: int, packed: Tensor, threads: int) -> None:
+        """Transform them into memory for that."""
+        outside, inside, down, across = self.tensor.stride()
+        strides, first = (outside, inside, down, across), 0
+        if self.turned:
+            strides, first = (inside, outside, -down, -across), 2 * (down + across)
+        places = address(self.tensor, first), (ctypes.c_long * 4)(*strides), address(packed)
+        library().aquatint_pack(isa, ctypes.byref(self._shape(tile)), *places, threads)
+
+    def _shape(self, tile: int) -> Shape:
+        return Shape(tile, 0, 0, 0, self.inside, self.outside)
+
+
 class _Call:
     """One convolution: what goes in, laid out, and where it goes."""
 
-    def __init__(self, weight: Tensor, x: Tensor, bias: Tensor | None, each: Tensor | None, add: Tensor | None) -> None:
-        self.outside, self.inside = weight.shape[:2]
+    def __init__(
+        self, weights: "_Weights", x: Tensor, bias: Tensor | None, each: Tensor | None, add: Tensor | None
+    ) -> None:
+        self.outside, self.inside = weights.outside, weights.inside
         self.count, _, self.height, self.width = x.shape
         size = (self.count, self.outside, self.height, self.width)
         self.x = laid("x", x, (self.count, self.inside, self.height, self.width))
@@ -139,19 +182,3 @@ def _checked(weight: Tensor, bias: Tensor | None, tile: int) -> tuple[Tensor, Te
         raise UserError(f"A kernel {tuple(weight.shape)} is not 3x3.", "[outside, inside, 3, 3].")
     bias = None if bias is None else laid("bias", bias, (weight.shape[0],))
     return checked("weight", weight, (weight.shape[0], weight.shape[1], 3, 3)), bias
-
-
-def _size(isa: int, tile: int, weight: Tensor) -> int:
-    """Floats of the transformed weights."""
-    return int(library().aquatint_packed(isa, ctypes.byref(_shape(tile, weight))))
-
-
-def _pack(isa: int, tile: int, weight: Tensor, packed: Tensor, threads: int) -> None:
-    """Transform weights into memory for them."""
-    strides = (ctypes.c_long * 4)(*weight.stride())
-    shape = ctypes.byref(_shape(tile, weight))
-    library().aquatint_pack(isa, shape, address(weight), strides, address(packed), threads)
-
-
-def _shape(tile: int, weight: Tensor) -> Shape:
-    return Shape(tile, 0, 0, 0, weight.shape[1], weight.shape[0])
