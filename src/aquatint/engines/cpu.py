@@ -2,8 +2,8 @@
 
 `prepare` changes the class of the layers that become quicker, and nothing else: weights, their names and what a layer
 computes stay. Which kernel a layer takes follows from its shape and the instruction set alone, by the tables below;
-nothing is ever timed. A layer that is asked for what the kernels have not (gradients, another number format, another
-device) answers as torch does.
+nothing is ever timed. A layer that is asked for what the kernels have not (another number format, another device, most
+gradients) answers as torch does.
 """
 
 import threading
