@@ -10,15 +10,19 @@ relative, rms, against float64, of the upper quarter of one picture.
 """
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aquatint.base import runtime
 from aquatint.base.noise import Noise
+from aquatint.engines import cpu
+from aquatint.engines.kernels.attend import attend
 from aquatint.engines.kernels.conv import Winograd
 from aquatint.engines.kernels.library import chosen
 from aquatint.engines.kernels.norm import norm_silu
@@ -39,6 +43,14 @@ CONVOLUTIONS = {  # count, inside, outside, side
     "128-3@512": (1, 128, 3, 512),
 }
 NORMS = {"320@64": (2, 320, 64), "1280@16": (2, 1280, 16), "512@128": (1, 512, 128), "128@512": (1, 128, 512)}
+PRODUCTS = (
+    (8192, 320, 2560), (8192, 1280, 320), (8192, 320, 320), (2048, 640, 5120), (2048, 2560, 640), (512, 1280, 10240),
+    (512, 5120, 1280), (128, 1280, 10240), (154, 768, 1280),
+)  # fmt: skip
+ATTENTIONS = (
+    (2, 8, 4096, 4096, 40), (2, 8, 1024, 1024, 80), (2, 8, 256, 256, 160), (2, 8, 4096, 77, 40),
+    (1, 1, 4096, 4096, 512),
+)  # fmt: skip
 Calls = Mapping[str, Callable[[], Tensor]]
 
 
@@ -100,6 +112,61 @@ def norms(options: argparse.Namespace) -> None:
             )
 
 
+def products(options: argparse.Namespace) -> None:
+    """Products with weights, as torch's linear layers make them (MKL) and as 1x1 convolutions (oneDNN)."""
+    for rows, inside, outside in PRODUCTS:
+        x = Noise([0]).normal((rows, inside))
+        layer = nn.Linear(inside, outside)
+        nn.init.normal_(layer.weight, std=inside**-0.5)
+        ours = copy.deepcopy(layer)
+        cpu.prepare(ours)
+        times = timed({"torch": lambda: layer(x), "1x1": lambda: ours(x)}, options.seconds)  # noqa: B023
+        want = x.double() @ layer.weight.double().T + layer.bias.double()
+        for way, (least, median) in times.items():
+            error = (((layer if way == "torch" else ours)(x) - want).norm() / want.norm()).item()
+            rate, ratio = 2e-6 * rows * inside * outside / least, times["torch"][0] / least
+            name = f"product {rows} x {inside}-{outside}"
+            print(
+                f"| {name} | {way} | {least:.2f} | {median:.2f} | {ratio:.2f} | {rate:.0f} | {error:.1e} |", flush=True
+            )
+
+
+def attentions(options: argparse.Namespace) -> None:
+    """Attention of two pictures with 8 heads, and of the decoder's one."""
+    for pictures, heads, queries, keys, width in ATTENTIONS:
+        q, k, v = (
+            Noise(range(pictures)).normal((length, heads, width), draw=draw).transpose(1, 2)
+            for draw, length in enumerate((queries, keys, keys))
+        )
+        calls: Calls = {
+            "torch": lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v),
+            "ours": lambda q=q, k=k, v=v: attend(q, k, v, threads=options.threads, isa=options.isa),
+        }
+        times = timed(calls, options.seconds)
+        want = F.scaled_dot_product_attention(q[:, :, :64].double(), k.double(), v.double())
+        for way, (least, median) in times.items():
+            error = ((calls[way]()[:, :, :64] - want).norm() / want.norm()).item()
+            rate, ratio = 4e-6 * pictures * heads * queries * keys * width / least, times["torch"][0] / least
+            name = f"attention {queries} of {keys}, {width} wide"
+            print(
+                f"| {name} | {way} | {least:.2f} | {median:.2f} | {ratio:.2f} | {rate:.0f} | {error:.1e} |", flush=True
+            )
+
+
+def packing(options: argparse.Namespace) -> None:
+    """Transforming weights into memory that was used before, which a convolution that keeps nothing does."""
+    weight, size = Noise(range(1280)).normal((1280, 3, 3)), 0
+    runtime.keep_pages()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        laid = weight.contiguous(memory_format=layout)
+        made = timed(
+            {"": lambda laid=laid: Winograd(laid, isa=options.isa, threads=options.threads).packed}, options.seconds
+        )
+        size, (least, median) = Winograd.bytes_of(laid, 4), made[""]
+        rate = 1e-6 * size / least
+        print(f"| transform 1280-1280, {layout} | F4 | {least:.1f} | {median:.1f} | {rate:.1f} GB/s | | |", flush=True)
+
+
 def together(options: argparse.Namespace) -> None:
     """Whether torch's threads and ours stand in each other's way: both alternating, against each on its own."""
     x, weight = picture(2, 320, 64), Noise(range(320)).normal((320, 3, 3), draw=1) / 54
@@ -110,6 +177,9 @@ def together(options: argparse.Namespace) -> None:
         for each in some:
             for name, (least, median) in timed(each, options.seconds).items():
                 print(f"| {name} {way} | {options.threads} threads | {least:.1f} | {median:.1f} | | | |", flush=True)
+
+
+OTHERS = {"norms": norms, "products": products, "attentions": attentions, "packing": packing, "together": together}
 
 
 def peak(seconds: float) -> float:
@@ -125,7 +195,7 @@ def main() -> None:
     parser.add_argument("--isa", type=int, help="0 portable, 1 AVX2, 2 AVX-512; the best if not given")
     parser.add_argument("--tiles", type=int, nargs="+", default=[4, 2])
     parser.add_argument("--seconds", type=float, default=4.0, help="for each row's calls")
-    parser.add_argument("--only", nargs="*", default=[*CONVOLUTIONS, "norms", "together"])
+    parser.add_argument("--only", nargs="*", default=[*CONVOLUTIONS, *OTHERS])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(
@@ -138,7 +208,7 @@ def main() -> None:
             if name in CONVOLUTIONS:
                 convolution(name, options)
             else:
-                {"norms": norms, "together": together}[name](options)
+                OTHERS[name](options)
 
 
 if __name__ == "__main__":

@@ -87,12 +87,14 @@ struct Attend {
         Lanes s = load(scores + i * PANEL + j * WIDTH);
         top[j] = s > top[j] ? s : top[j];
       }
-    for (int j = 0; j < VECTORS; j++) before[j] = power_of_two(before[j] - top[j]), total[j] *= before[j];
+    Lanes sum[VECTORS] = {};  // of this block: one long sum would round more
+    for (int j = 0; j < VECTORS; j++) before[j] = power_of_two(before[j] - top[j]);
     for (long i = 0; i < count; i++)
       for (int j = 0; j < VECTORS; j++) {
         Lanes p = power_of_two(load(scores + i * PANEL + j * WIDTH) - top[j]);
-        store(scores + i * PANEL + j * WIDTH, p), total[j] += p;
+        store(scores + i * PANEL + j * WIDTH, p), sum[j] += p;
       }
+    for (int j = 0; j < VECTORS; j++) total[j] = total[j] * before[j] + sum[j];
     for (long k = 0; k < depth; k++)
       for (int j = 0; j < VECTORS; j++) {
         float* at = sums + k * PANEL + j * WIDTH;
