@@ -197,6 +197,25 @@ def test_info(capfd: pytest.CaptureFixture[str], model: str) -> None:
     assert "not JSON" in json.loads(run(capfd, "info", "y.png", "--json")[1])["reading_refused"]
 
 
+def test_info_on_the_engine(
+    capfd: pytest.CaptureFixture[str], model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from aquatint.engines import choice
+    from aquatint.engines.kernels.build import Found
+
+    facts = json.loads(run(capfd, "info", "--engine", "--json")[1])
+    assert facts["engine"] == choice.choose_engine().name
+    assert facts["memory free"] > 0
+    monkeypatch.setattr(choice, "found", lambda: Found(None, "There is no compiler."))
+    assert "engine            torch" in run(capfd, "info", "--engine")[1]
+    for refused in (("info",), ("info", "x.png", "--engine")):
+        assert run(capfd, *refused)[0] == 2
+    painted = run(capfd, "generate", "a cat", "--model", model, "--steps", 1, "--memory", "1GB", "--out", "e.png")
+    assert painted[0] == 0
+    assert painted[2].count("note: torch alone computes, slower: There is no compiler.") == 1
+    assert run(capfd, "generate", "a cat", "--memory", "much")[0] == 2
+
+
 def test_models(capfd: pytest.CaptureFixture[str], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf = tmp_path / "home" / "models"
     aquatint.save(tiny_bundle(), shelf / "inner" / "native")

@@ -198,8 +198,11 @@ def test_the_engine_for_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="float32 on a CPU"):
         choose_engine("kernels", dtype=torch.float16)
     monkeypatch.delenv("AQUATINT_ENGINE")
-    monkeypatch.setattr(choice, "found", lambda: Found(None, "no compiler"))
-    assert choose_engine().name == "torch"  # silently
+    assert choose_engine().note == ""
+    monkeypatch.setattr(choice, "found", lambda: Found(None, "There is no compiler."))
+    assert choose_engine().name == "torch"
+    assert "no compiler" in choose_engine().note
+    assert choose_engine("torch").note == ""
 
 
 def test_memory_is_what_is_left_beside_weights() -> None:

@@ -25,10 +25,12 @@ class Engine:
 
     name    in reproduction keys: what bits depend on
     packs   the transformed weights that are kept; None: torch alone computes
+    note    why it is not the quicker one that one would expect
     """
 
     name: str = TORCH
     packs: Packs | None = None
+    note: str = ""
 
     def prepare(self, net: nn.Module, *, often: bool = False) -> None:
         """Make a built net quicker. often: it is asked at every step, and what is made of its weights worth keeping."""
@@ -66,8 +68,10 @@ def choose_engine(
     if wish not in ENGINES:
         raise unknown("engine", wish, ENGINES)
     fits = dtype == torch.float32 and (device is None or device.type == "cpu")
-    if wish == TORCH or (wish == "auto" and not (fits and found().library)):
+    if wish == TORCH or (wish == "auto" and not fits):
         return Engine()
+    if wish == "auto" and found().library is None:
+        return Engine(note=f"torch alone computes, slower: {found().reason}")
     if not fits:
         kind = str(dtype).removeprefix("torch.")
         raise UserError(f"Kernels for {kind} on {device}.", "float32 on a CPU.", 'Say engine "auto" (--engine auto).')

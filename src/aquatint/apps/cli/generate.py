@@ -239,7 +239,10 @@ def open_bundle(
     from aquatint.pipelines.bundle import load
 
     source, machine = source or Source(), machine or Machine()
-    return load(source.model, **vars(machine), **source.options(), **(adapters or {}))
+    bundle = load(source.model, **vars(machine), **source.options(), **(adapters or {}))
+    if bundle.engine.note:
+        print(f"note: {bundle.engine.note}", file=sys.stderr)
+    return bundle
 
 
 def paint(bundle: "Bundle", request: "Request", output: Output, showing: Showing, finish: Finish) -> None:
