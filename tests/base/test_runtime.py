@@ -76,3 +76,37 @@ def test_the_key_is_a_record() -> None:
     assert key.device == "cpu"
     assert key.dtype == "float32"
     assert config.from_json(runtime.Key, config.to_json(key)) == key
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("6GB", 6 * 10**9), ("6 G", 6 * 10**9), ("0", 0), ("17B", 17), ("1.5k", 1500), ("2K", 2000),
+        ("800MiB", 800 * 2**20), ("3Mi", 3 * 2**20), ("1TB", 10**12),
+    ],
+)  # fmt: skip
+def test_bytes_are_read(text: str, count: int) -> None:
+    assert runtime.read_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1", "6 GBs", "6Gb", "1e9", "٦GB", "6iB", "9" * 30])
+def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="bytes"):
+        runtime.read_bytes(text)
+
+
+def test_free_memory_is_within_the_limits_of_the_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = {"/proc/meminfo": ["MemTotal: 9000 kB", "MemAvailable: 5000 kB"]}
+    monkeypatch.setattr(runtime, "_lines", lambda path: system.get(path, []))
+    assert runtime.free_memory() == 5000 * 1024
+    system |= {"/sys/fs/cgroup/memory.max": ["max"], "/sys/fs/cgroup/memory.current": ["77"]}
+    assert runtime.free_memory() == 5000 * 1024
+    system["/proc/self/cgroup"] = ["0::/mine"]
+    system |= {"/sys/fs/cgroup/mine/memory.max": ["4000000"], "/sys/fs/cgroup/mine/memory.current": ["1000000"]}
+    assert runtime.free_memory() == 3_000_000
+    system["/proc/self/cgroup"] = ["4:cpu,cpuacct:/", "3:memory:/other"]
+    old = "/sys/fs/cgroup/memory/other/memory."
+    system |= {f"{old}limit_in_bytes": ["2000000"], f"{old}usage_in_bytes": ["2500000"]}
+    assert runtime.free_memory() == 0
+    system.clear()
+    assert runtime.free_memory() > 2**28  # half of what is built in

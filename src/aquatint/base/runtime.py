@@ -24,13 +24,6 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _MALLOPT = {-1: 2**31 - 1, -3: 2**31 - 1, -2: 2**26}
 
 
-# Files of the limit and of what is used, in both versions
-_CGROUP = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
-
-
 @dataclass(frozen=True)
 class Key:
     """What a picture's bits depend on besides weights and request: equal keys promise equal bits.
@@ -103,14 +96,26 @@ def free_memory() -> int:
     Half of what is built in, where the system does not say; 0 where nothing is known.
     """
     free = [_number(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
-    for pair in _CGROUP:
-        limits = [_number(line) for name in pair for line in _lines(f"/sys/fs/cgroup/{name}")[:1]]
+    for most, used in _cgroup_files():
+        limits = [_number(line) for path in (most, used) for line in _lines(path)[:1]]
         if len(limits) == 2 and limits[0]:
             free.append(max(limits[0] - limits[1], 0))
     if free:
         return min(free)
     names = getattr(os, "sysconf_names", {})
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if "SC_PHYS_PAGES" in names else 0
+
+
+def _cgroup_files() -> Iterator[tuple[str, str]]:
+    """Files with the limit of this process's cgroup and with what is used of it: its own, and those of the root."""
+    for line in ["::/", *_lines("/proc/self/cgroup")]:
+        _, kinds, path = line.split(":", 2)
+        folder = path.rstrip("/")
+        if not kinds:  # version 2
+            yield f"/sys/fs/cgroup{folder}/memory.max", f"/sys/fs/cgroup{folder}/memory.current"
+        if not kinds or "memory" in kinds.split(","):
+            root = f"/sys/fs/cgroup/memory{folder}/memory."
+            yield f"{root}limit_in_bytes", f"{root}usage_in_bytes"
 
 
 def _lines(path: str) -> list[str]:
