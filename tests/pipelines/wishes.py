@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from aquatint.diffusion.grids import GRIDS
 from aquatint.diffusion.samplers import SAMPLERS
+from aquatint.pipelines.approximations import Approximations, Reuse
 from aquatint.pipelines.guiding import Apg, FreeU, Guiding, Interval, Pag, Sag, Threshold
 from aquatint.pipelines.hires import LATENT_NAMES, PIXEL_NAMES, Hires
 from aquatint.pipelines.lora import Lora
@@ -71,6 +72,11 @@ guidings = st.builds(
     sag=st.none() | st.builds(Sag, scale, st.floats(0.1, 10)),
     freeu=st.none() | st.builds(FreeU, *[st.floats(0, 10)] * 4, st.sampled_from([1, 2])),
 )
+approximate = st.builds(
+    Approximations,
+    reuse=st.none() | st.builds(Reuse, st.integers(1, 1000), st.integers(1, 100)),
+    merge=st.none() | st.floats(0, 0.75),
+)
 requests = st.builds(
     Request,
     prompt=texts.filter(lambda text: bool(text.strip())),
@@ -99,4 +105,5 @@ requests = st.builds(
     decoding=st.none() | st.builds(Decoding, st.sampled_from([0, 64, 512]), st.booleans()),
     refine=st.none() | st.builds(Refine, after=st.floats(0.01, 0.99), aesthetic=beauty, negative_aesthetic=beauty),
     guiding=st.none() | guidings,
+    approximations=st.none() | approximate,
 )

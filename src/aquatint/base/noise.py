@@ -44,6 +44,7 @@ INPUT = 13  # what a training batch's noise is perturbed by
 HOLE = 14  # what is torn out of a training picture
 RESAMPLE = 15  # which pictures an interval's resamples take, and which captions stand beside the right one
 ORDER = 16  # the order of samples
+MERGE = 17  # which pixels others are merged into
 
 WORD = 0xFFFFFFFF
 BLOCKS = 1 << 24

@@ -4,8 +4,9 @@ Both are nets beside the U-Net; `controlled` is the U-Net with what they say add
 The third kind, IP-Adapter, is in nets/picture_prompt.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -95,6 +96,21 @@ class ControlNet(nn.Module):
         x = self.middle(x, time, context)
         return [zero(skip) for zero, skip in zip(self.zeros, skips, strict=True)], self.zero(x)
 
+    def outermost(
+        self,
+        x: Float[Tensor, "b i h w"],
+        t: Float[Tensor, " b"],
+        context: Float[Tensor, "b n c"],
+        vector: Float[Tensor, "b v"] | None,
+        hint: Float[Tensor, "#b d h w"],
+        count: int,
+    ) -> list[Tensor]:
+        """What is to be added to the first `count` skips: no more of the net is computed than they need."""
+        dtype = self.enter.weight.dtype
+        x, context = x.to(dtype), context.to(dtype)
+        _, skips = descend(self, self.enter(x) + hint, embed(self, t, vector), context, most=count)
+        return [zero(skip) for zero, skip in zip(self.zeros[:count], skips, strict=True)]
+
 
 @dataclass(frozen=True)
 class AdapterConfig:
@@ -175,13 +191,65 @@ class Control:
     weight: float = 1.0
 
 
+class Reached(NamedTuple):
+    """Where the way down has led: x at its end, the skips, and what the blocks hear."""
+
+    x: Float[Tensor, "b c h w"]
+    skips: list[Tensor]
+    time: Float[Tensor, "b t"]
+    context: Float[Tensor, "b n c2"]
+
+
+@dataclass(frozen=True, eq=False)
+class Controlled:
+    """What `controlled` makes: a net with the U-Net's signature, and the two halves of its way.
+
+    added   to each level of the way down, and to the middle: the sum of the adapters' features
+    """
+
+    unet: UNet
+    controls: Sequence[Control] = ()
+    added: Sequence[Tensor] = ()
+    pictures: int = 0
+
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor | None = None) -> Tensor:
+        """The U-Net's answer, in x's precision."""
+        return self.unet.head(self.unet.ascend(*self.down(x, t, context, vector))).to(x.dtype)
+
+    def down(
+        self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor | None = None, most: int | None = None
+    ) -> Reached:
+        """The way down and through the middle; with `most`, the first skips only, and neither the rest nor the middle.
+
+        What controls and adapters say is added already.
+        """
+        unet, dtype = self.unet, self.unet.enter.weight.dtype
+        x, context = x.to(dtype), context.to(dtype)
+        time, levels = embed(unet, t, vector), len(unet.descent)
+        y, skips = descend(unet, unet.enter(x), time, context, self.added[:levels], most)
+        if most is None:
+            y = unet.middle(y, time, context)
+            for feature in self.added[levels:]:
+                y = y + feature
+        for control in self.controls:
+            text = context[:, : context.shape[1] - self.pictures]
+            seen = (x[:, : control.net.config.channels_in], t, text, vector, control.hint)
+            if most is None:
+                beside, middle = control.net(*seen)
+                y = y + control.weight * middle
+            else:
+                beside = control.net.outermost(*seen, most)
+            skips = [skip + control.weight * more for skip, more in zip(skips, beside, strict=True)]
+        return Reached(y, skips, time, context)
+
+
 def controlled(
     unet: UNet,
     controls: Sequence[Control] = (),
     features: Sequence[tuple[Sequence[Tensor], float]] = (),
     *,
     pictures: int = 0,
-) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
+) -> Controlled:
     """The U-Net with controls, as a net with its own signature: what they say is weighed, summed and added.
 
     controls   ControlNets: added to the skips when the way down is done, and to what the middle says. They see what
@@ -189,24 +257,7 @@ def controlled(
     features   of T2I-Adapters, each with a weight: added on the way down (unet.descend), a last one to the middle
     pictures   tokens at the end of the context that are not text (nets/picture_prompt.py)
     """
-    dtype = unet.enter.weight.dtype
-    added = _by_level(features)
-
-    def net(x: Tensor, t: Tensor, context: Tensor, vector: Tensor | None = None) -> Tensor:
-        given, x, context = x.dtype, x.to(dtype), context.to(dtype)
-        text = context[:, : context.shape[1] - pictures]
-        time = embed(unet, t, vector)
-        y, skips = descend(unet, unet.enter(x), time, context, added[: len(unet.descent)])
-        y = unet.middle(y, time, context)
-        for feature in added[len(unet.descent) :]:
-            y = y + feature
-        for control in controls:
-            beside, middle = control.net(x[:, : control.net.config.channels_in], t, text, vector, control.hint)
-            skips = [skip + control.weight * more for skip, more in zip(skips, beside, strict=True)]
-            y = y + control.weight * middle
-        return unet.head(unet.ascend(y, skips, time, context)).to(given)
-
-    return net
+    return Controlled(unet, controls, _by_level(features), pictures)
 
 
 def _by_level(features: Sequence[tuple[Sequence[Tensor], float]]) -> list[Tensor]:

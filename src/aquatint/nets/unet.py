@@ -59,6 +59,11 @@ class UNetConfig:
         """Width of the time embedding: four times the first stage's."""
         return 4 * self.stages[0].width
 
+    @property
+    def skips(self) -> int:
+        """How many skips the way down leaves, each for one cell of the way up."""
+        return len(self.stages) * (self.blocks + 1)
+
 
 class Cell(nn.Module):
     """A ResBlock and, where the stage attends, a transformer after it."""
@@ -157,14 +162,20 @@ class UNet(nn.Module):
         skips: list[Tensor],
         time: Float[Tensor, "b t"],
         context: Float[Tensor, "b n c2"],
+        left: int = 0,
     ) -> Float[Tensor, "b c3 h2 w2"]:
-        """The way up, which takes the skips from the end of the list until none is left."""
+        """The way up, which takes the skips from the end of the list until `left` of them are left.
+
+        Each cell takes one: with fewer skips than cells it goes on where a way up that left so many came to.
+        """
+        cells: list[tuple[nn.Module, nn.Module | None]] = []
         for up in self.ascent:
             assert isinstance(up, Up)
-            for cell in up.cells:
-                x = cell(torch.cat([x, skips.pop()], dim=1), time, context)
-            if up.grow is not None:
-                x = up.grow(x, skips[-1].shape[2:])
+            cells += [*((cell, None) for cell in up.cells[:-1]), (up.cells[-1], up.grow)]
+        for cell, grow in cells[len(cells) - len(skips) : len(cells) - left]:
+            x = cell(torch.cat([x, skips.pop()], dim=1), time, context)
+            if grow is not None:
+                x = grow(x, skips[-1].shape[2:])
         return x
 
     def head(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
@@ -188,22 +199,28 @@ def descend(
     time: Float[Tensor, "b t"],
     context: Float[Tensor, "b n c2"],
     features: Sequence[Tensor] = (),
+    most: int | None = None,
 ) -> tuple[Float[Tensor, "b c3 h2 w2"], list[Tensor]]:
     """The way down from the entered x: what it ends with, and the skips, the first of which is x itself.
 
     features   of a T2I-Adapter (nets/control.py), one a stage: added to what the last cell of a stage that attends
                says, and to what a stage without attention hands on. The skips have them in
+    most       skips, fewer than there are, after which it stops; None: all the way
     """
     skips = [x]
     for index, down in enumerate(net.descent):
         assert isinstance(down, Down)
         feature = features[index] if index < len(features) else None
         for cell in down.cells:
+            if len(skips) == most:
+                return x, skips
             x = cell(x, time, context)
             skips.append(x)
         attends = net.config.stages[index].depth > 0
         if feature is not None and attends:
             x = skips[-1] = x + feature
+        if len(skips) == most:
+            return x, skips
         if down.shrink is not None:
             x = down.shrink(x)
             skips.append(x)

@@ -40,7 +40,10 @@ from aquatint.diffusion.schedule import Level
 from aquatint.nets.distilled import hearing
 from aquatint.nets.freeu import freed
 from aquatint.nets.perturbed import middle_size, perturbed, watched
+from aquatint.nets.reuse import check_skips
+from aquatint.nets.token_merging import merging
 from aquatint.nets.unet import UNet
+from aquatint.pipelines.approximations import merge_of, reuse_of
 from aquatint.pipelines.guiding import Guiding
 from aquatint.pipelines.request import Resolved
 
@@ -49,7 +52,7 @@ from aquatint.pipelines.request import Resolved
 class Nets:
     """A U-Net as guidance asks it: copies that share its weights.
 
-    plain     the U-Net, with FreeU if that is asked for
+    plain     the U-Net, with FreeU and token merging if these are asked for
     weak      with perturbed self-attention; None where it is not needed
     watched   with its middle's self-attention noted in `seen`; plain itself where that is not needed
     scale     of the guidance that is yet to be given: 1 for a net that hears it
@@ -90,9 +93,19 @@ class Words:
     empty: Conditioning | None = None
 
 
-def nets_for(unet: UNet, request: Resolved) -> Nets:
-    """The nets that a request's guidance needs; UserError where this U-Net or the sampler cannot do what is asked."""
+def nets_for(unet: UNet, request: Resolved, size: tuple[int, int]) -> Nets:
+    """The nets that a request's guidance needs; UserError where this U-Net or the sampler cannot do what is asked.
+
+    size   (height, width) of the latents that they are asked about
+    """
     how = request.guiding or Guiding()
+    if (reuse := reuse_of(request)) is not None:
+        check_skips(unet.config, reuse.skips)
+        if how.sag is not None and how.sag.scale:
+            raise UserError(
+                "guiding.sag together with approximations.reuse, which leaves out the middle that it looks at.",
+                "One of the two.",
+            )
     for name in ("perp_neg", "sag"):
         if request.picture_guidance is not None and getattr(how, name) is not None:
             raise UserError(f"guiding.{name} for a model that is shown the picture.", "One of the others.")
@@ -105,7 +118,7 @@ def nets_for(unet: UNet, request: Resolved) -> Nets:
                 )
 
     def free(net: UNet) -> UNet:
-        u = how.freeu
+        u, net = how.freeu, merging(net, merge_of(request), *size)
         return net if u is None else freed(net, (u.b1, u.b2), (u.s1, u.s2), u.version)
 
     unet, scale = hearing(unet, request.guidance)

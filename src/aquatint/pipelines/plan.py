@@ -1,20 +1,24 @@
 """A pass over a picture, planned: which nets are asked, what they are told, at which levels, from what it begins."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor
 
 from aquatint.base.errors import UserError
 from aquatint.base.noise import FILL, Noise
-from aquatint.diffusion.denoisers import Denoiser, Pair, held
+from aquatint.diffusion.denoisers import Denoiser, Net, Pair, held
 from aquatint.diffusion.grids import visited
 from aquatint.diffusion.joined import switched
 from aquatint.diffusion.prediction import PREDICTIONS, Prediction
+from aquatint.diffusion.reuse import renewed
 from aquatint.diffusion.schedule import Level, NoiseSchedule
 from aquatint.diffusion.windows import Window, windowed, windows
+from aquatint.nets.reuse import Kept, reusing
+from aquatint.nets.unet import UNet
 from aquatint.pipelines.adapted import adapted, embeddings_of, wanted
+from aquatint.pipelines.approximations import reuse_of
 from aquatint.pipelines.bundle import Bundle, finite
 from aquatint.pipelines.edit import Canvas
 from aquatint.pipelines.encode import tell
@@ -26,7 +30,7 @@ from aquatint.pipelines.refine import Refine, refiner_of
 from aquatint.pipelines.refine import files_of as refiners_of
 from aquatint.pipelines.request import Resolved
 from aquatint.pipelines.shown import check_shown, shown
-from aquatint.pipelines.steering import Steering, steering
+from aquatint.pipelines.steering import Span, Steering, steering
 from aquatint.pipelines.tools import around, encoded, tileable
 
 
@@ -48,6 +52,7 @@ class Plan:
 
     turn    which pass it is, from 0
     after   what the refiner does of it, where there is one
+    kept    what nets keep from step to step; it is forgotten before each picture
     """
 
     bundle: Bundle
@@ -60,6 +65,7 @@ class Plan:
     files: tuple[File, ...] = ()
     turn: int = 0
     after: "Plan | None" = None
+    kept: Kept = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ def planned(bundle: Bundle, request: Resolved, steps: int, over: Canvas | None, 
     else:
         changed = adapted(bundle, loras)
         on, files = tileable(changed.bundle, around(request)), changed.files
-    nets, steered = nets_for(on.unet, request), steering(on, request, over)
+    nets, steered = nets_for(on.unet, request, _asked(on, request)), steering(on, request, over)
     every = (*files, *embeddings_of(bundle, request), *steered.files, *refiners_of(bundle, request))
     turn = 0 if before is None else before.turn + 1
     plan = Plan(on, request, schedule, levels, nets, steered, over, tuple(dict.fromkeys(every)), turn)
@@ -122,7 +128,8 @@ def _refining(plan: Plan, refine: Refine) -> Plan:
     refine.level(plan.levels, plan.schedule)
     refiner, request = refiner_of(plan.bundle, plan.request)
     on, request = tileable(refiner, around(request)), replace(request, controls=())
-    return replace(plan, bundle=on, request=request, nets=nets_for(on.unet, request), steering=steering(on, request))
+    nets = nets_for(on.unet, request, _asked(on, request))
+    return replace(plan, bundle=on, request=request, nets=nets, steering=steering(on, request))
 
 
 def script(plan: Plan) -> Script:
@@ -152,16 +159,25 @@ def _lines(plan: Plan) -> Script:
         for _, cond in toward:
             finite(cond.context, "text encoder", bundle)
         nothing = None if empty is None else replace(span.away(empty), concat=extra)
-        nets, words = plan.nets.through(span.steer), Words(toward, away, nothing)
+        nets, words = plan.nets.through(_wrap(plan, span)), Words(toward, away, nothing)
         lines.append(Line(plan.levels[told.until], nets, prediction, words))
     return lines
+
+
+def _wrap(plan: Plan, span: Span) -> Callable[[UNet], Net]:
+    """From a U-Net to the net that is asked: steered, and reusing its deep features."""
+    reuse = reuse_of(plan.request)
+    return span.steer if reuse is None else lambda unet: reusing(span.steer(unet), reuse.skips, plan.kept)
 
 
 def pair_of(plan: Plan, told: Script) -> Pair:
     """The nets, told these words, as a denoiser with guidance; for CFG++ the negative too. New for each picture."""
     how = (plan.request, plan.levels, memory(plan.request))
     pair = switched([(line.end, pair_for(line.nets, line.words, line.prediction, *how)) for line in told])
-    return pair if plan.request.tiling is None else windowed(pair, _windows(plan), plan.request.tiling.weights)
+    if (reuse := reuse_of(plan.request)) is not None:
+        pair = renewed(pair, plan.levels, reuse.every, plan.kept.clear)
+    tiling = plan.request.tiling
+    return pair if tiling is None else windowed(pair, _windows(plan.bundle, plan.request), tiling.weights)
 
 
 def known_of(plan: Plan) -> Known | None:
@@ -183,9 +199,18 @@ def files_of(plans: Iterable[Plan]) -> tuple[File, ...]:
     return tuple(dict.fromkeys(file for plan in plans for file in plan.files))
 
 
-def _windows(plan: Plan) -> list[Window]:
+def _asked(bundle: Bundle, request: Resolved) -> tuple[int, int]:
+    """(height, width) of the latents that nets are asked about: the picture's, or a window's."""
+    if request.tiling is None:
+        _, height, width = bundle.latent_shape(request.width, request.height)
+        return height, width
+    rows, columns = _windows(bundle, request)[0]
+    return rows.stop - rows.start, columns.stop - columns.start
+
+
+def _windows(bundle: Bundle, request: Resolved) -> list[Window]:
     """The windows of a pass, in latents."""
-    usual, request, factor = plan.bundle.family.defaults, plan.request, plan.bundle.autoencoder.config.factor
+    usual, factor = bundle.family.defaults, bundle.autoencoder.config.factor
     assert request.tiling is not None, "only asked where there are windows"
     width, height, overlap = (side // factor for side in request.tiling.sized(usual.width, usual.height))
     return windows(request.height // factor, request.width // factor, height, width, overlap)
@@ -194,7 +219,7 @@ def _windows(plan: Plan) -> list[Window]:
 def _check_windows(plan: Plan) -> None:
     """UserError for what sees or remembers the whole picture, where the net is asked about several windows of it."""
     request, bundle = plan.request, plan.bundle
-    if request.tiling is None or len(_windows(plan)) == 1:
+    if request.tiling is None or len(_windows(bundle, request)) == 1:
         return
     if bundle.family.sees != "nothing":
         raise UserError(
@@ -206,3 +231,5 @@ def _check_windows(plan: Plan) -> None:
         )
     if request.guiding is not None and request.guiding.apg is not None and request.guiding.apg.momentum:
         raise UserError("tiling together with guiding.apg.momentum.", "A momentum of 0.")
+    if reuse_of(request) is not None:
+        raise UserError("tiling together with approximations.reuse.", "One of the two, or a window that covers all.")

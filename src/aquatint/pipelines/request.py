@@ -15,6 +15,8 @@ from aquatint.diffusion.grids import GRIDS, options_of
 from aquatint.diffusion.names import grid_named, sampler_named
 from aquatint.diffusion.samplers import SAMPLERS
 from aquatint.families import Family
+from aquatint.pipelines.approximations import Approximations
+from aquatint.pipelines.approximations import checked as checked_approximations
 from aquatint.pipelines.checks import number as _found
 from aquatint.pipelines.checks import shown as _shown
 from aquatint.pipelines.checks import whole as _whole
@@ -81,6 +83,7 @@ class Request:
     tiling             windows in which the net is asked, for pictures larger than it was trained for
     seamless           edges that meet: "x" (left and right), "y" or "both"
     decoding           how latents become pixels: by tiles, or by the tiny autoencoder
+    approximations     ways to be quicker that change the picture (docs/approximations.md)
 
     Raises UserError for a value out of range.
     """
@@ -116,6 +119,7 @@ class Request:
     picture_guidance: float | None = None
     depth: Given | None = None
     refine: Refine | None = None
+    approximations: Approximations | None = None
 
     def __post_init__(self) -> None:
         sampler, grid = _sampler(self.sampler)
@@ -139,6 +143,7 @@ class Request:
             "clip_skip": None if self.clip_skip is None else _whole("clip_skip", self.clip_skip, 1, MOST_LAYERS),
             "loras": checked_loras(self.loras),
             "guiding": checked_guiding(self.guiding),
+            "approximations": checked_approximations(self.approximations),
             "controls": checked_controls(self.controls),
             "safety": _name("safety", self.safety, ACTIONS) or "off",
             "seamless": _name("seamless", self.seamless, ("x", "y", "both")),

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from aquatint.base import images, runtime
 from aquatint.base.errors import UserError, unknown
-from aquatint.diffusion.denoisers import Conditioning, Net
+from aquatint.diffusion.denoisers import Conditioning
 from aquatint.engines.choice import Engine
 from aquatint.families import Family
 from aquatint.nets import control as nets
-from aquatint.nets.control import ControlNet, T2IAdapter, controlled
+from aquatint.nets.control import Controlled, ControlNet, T2IAdapter, controlled
 from aquatint.nets.picture_prompt import PicturePrompt, prompted
 from aquatint.nets.text import ImageTower
 from aquatint.nets.unet import UNet
@@ -108,7 +108,7 @@ class Span(NamedTuple):
     """Up to the step `until` (from 1) the U-Net is steered; behind the text's tokens it wants those of pictures."""
 
     until: int
-    steer: Callable[[UNet], Net]
+    steer: Callable[[UNet], UNet | Controlled]
     tokens: tuple[Tensor, Tensor] | None = None
 
     def toward(self, cond: Conditioning) -> Conditioning:
@@ -281,7 +281,7 @@ def _span(until: int, rows: Sequence[_Ready]) -> Span:
     features = [(row.features, row.wish.weight) for row in rows if row.features]
     count = sum(toward.shape[1] for toward, _ in tokens)
 
-    def steer(unet: UNet) -> Net:
+    def steer(unet: UNet) -> UNet | Controlled:
         looking = prompted(unet, seen) if seen else unet
         return controlled(looking, controls, features, pictures=count) if controls or features else looking
 

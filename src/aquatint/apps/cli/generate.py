@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from aquatint.apps.cli.adapters import Adapting, opening, read_loras, tell_notes
+from aquatint.apps.cli.approximate import Approximating, read_approximating, tell_approximate
 from aquatint.apps.cli.chance import Chance
 from aquatint.apps.cli.control import Controlling, opening_controls, read_controls
 from aquatint.apps.cli.edit import Editing, read_edit
@@ -120,6 +121,7 @@ def generate(
     enlarging: Enlarging | None = None,
     tools: Tools | None = None,
     shown: Shown | None = None,
+    approximating: Approximating | None = None,
 ) -> None:
     """Paint pictures for a prompt.
 
@@ -128,7 +130,7 @@ def generate(
     """
     wishes, showing, many = wishes or Wishes(), showing or Showing(), many or Many()
     words = check_prompt(prompt, many)
-    request = wished(words, wishes, editing, adapting, guidance, sizing, controlling, enlarging, shown)
+    request = wished(words, wishes, editing, adapting, guidance, sizing, controlling, enlarging, shown, approximating)
     request, checker = guarded(request, guarding)
     requests = varied(spread(request, many, chance))
     finish = Finish(many)
@@ -155,6 +157,7 @@ def wished(
     controlling: Controlling | None,
     enlarging: Enlarging | None,
     shown: Shown | None,
+    approximating: Approximating | None,
 ) -> "Request":
     """The command line's request, with all that goes into one."""
     then = adapting.refiner if adapting else None
@@ -166,6 +169,7 @@ def wished(
         micro=read_micro(sizing, then),
         refine=read_refine(sizing, then),
         controls=read_controls(controlling),
+        approximations=read_approximating(approximating),
         **read_enlarging(enlarging),
     )
     return with_shown(request, shown)
@@ -255,6 +259,7 @@ def paint(bundle: "Bundle", request: "Request", output: Output, showing: Showing
     if note := bundle.note(request.prompt, request.grammar):
         print(f"note: {note}", file=sys.stderr)
     tell_notes(bundle, request)
+    tell_approximate(request)
     began = time.perf_counter()
     with ExitStack() as stack:
         screen = stack.enter_context(Screen(request.resolved(bundle.family).total, len(request.seeds)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from aquatint.apps.cli.adapters import Adapting
+from aquatint.apps.cli.approximate import Approximating, tell_approximate
 from aquatint.apps.cli.control import Controlling
 from aquatint.apps.cli.edit import Editing
 from aquatint.apps.cli.enlarge import Enlarging, Tools
@@ -58,6 +59,7 @@ def grid(
     enlarging: Enlarging | None = None,
     tools: Tools | None = None,
     shown: Shown | None = None,
+    approximating: Approximating | None = None,
     out: Annotated[str, Parameter(help="A folder or a file (.png).")] = "pictures",
 ) -> None:
     """Paint one request along up to three axes, and lay the pictures out in a labelled sheet.
@@ -69,7 +71,7 @@ def grid(
     wishes, axes = wishes or Wishes(), axes or Axes()
     if wishes.count != 1:
         raise UserError(f"--count {wishes.count} in a grid.", "One picture a cell.", "Take the axis seed=1..4.")
-    request = wished(prompt, wishes, editing, adapting, guidance, sizing, controlling, enlarging, shown)
+    request = wished(prompt, wishes, editing, adapting, guidance, sizing, controlling, enlarging, shown, approximating)
     request, checker = guarded(request, guarding)
     sheets = [_matrix(request, axes)] if axes.matrix else _table(request, axes)
     output = Output(out, None, 1)
@@ -78,6 +80,7 @@ def grid(
         for sheet in sheets:
             for cell in sheet.cells:
                 cell.resolved(bundle.family)
+        tell_approximate(request)
         for sheet in sheets:
             data = sheet.encode(sheet.paint(bundle), output.format)
             print(output.write(data, request.prompt, request.seeds[0]), flush=True)
