@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.fixtures import tiny_with
 from tests.parity.peers import noise, randomise
+from tests.weights import control_files
 from torch import Tensor
 
 from aquatint.base.errors import UserError
@@ -12,6 +14,7 @@ from aquatint.families import TINY
 from aquatint.nets.attention import attention_weights, set_attention
 from aquatint.nets.freeu import freed, lowest, shown
 from aquatint.nets.perturbed import middle_size, perturbed, watched
+from aquatint.nets.picture_prompt import prompted
 from aquatint.nets.unet import Stage, UNet, UNetConfig
 
 CONFIG = replace(TINY.unet, stages=(Stage(16, 2), Stage(32, 4), Stage(32, 4, depth=0)), blocks=1)
@@ -96,6 +99,15 @@ def test_a_cell_of_freeu(version: int) -> None:
     want = torch.cat([body[:, :16] * by, body[:, 16:], skip + (0.2 - 1) * lowest(skip)], 1)
     assert skip.shape[1] in (16, 32)
     torch.testing.assert_close(heard[0], want)
+
+
+def test_pictures_as_prompts_find_their_way_through_freeu() -> None:
+    net, prompt = made(), control_files.prompt(tiny_with(unet=CONFIG), 4)
+    context = torch.cat([CONTEXT, noise(2, 4, CONFIG.context, seed=3)], 1)
+    b, s = (1.2, 1.4), (0.9, 0.2)
+    one = prompted(freed(net, b, s), [(prompt, 0.6)])(X, T, context)
+    assert torch.equal(one, freed(prompted(net, [(prompt, 0.6)]), b, s)(X, T, context))
+    assert not torch.equal(one, prompted(net, [(prompt, 0.6)])(X, T, context))
 
 
 @pytest.mark.parametrize("places", [["middle"], ["descent.0"], ["ascent.1.cells.1"], ["middle", "descent.1"]])

@@ -38,6 +38,12 @@ class Freed(nn.Module):
         super().__init__()
         self.cell, self.width, self.b, self.s, self.version = cell, width, b, s, version
 
+    @property
+    def attend(self) -> nn.Module | None:
+        """The cell's transformer, where those who look for it by name find it (nets/picture_prompt.py)."""
+        attend: nn.Module | None = self.cell.attend  # type: ignore[assignment]
+        return attend
+
     def forward(
         self, x: Float[Tensor, "b i h w"], time: Float[Tensor, "b t"], context: Float[Tensor, "b n c"]
     ) -> Float[Tensor, "b o h w"]:
