@@ -3,6 +3,7 @@
     python benchmarks/approximations.py --pictures 48 --write benchmarks/DATE-approximations-cpu.md
     python benchmarks/approximations.py --sd15 --pictures 3 --steps 8      # random Stable Diffusion 1.5 at 512 x 512
     python benchmarks/approximations.py --pictures 4 --only exact "reuse 2"
+    python benchmarks/approximations.py --work     # what a step computes, counted on no device: seconds
 
 Every round takes the next prompt and seed and paints it in all ways in turn; ratios are taken round by round, and one
 round before them is not counted. Errors are those of the same pictures: relative rms of the clean latents,
@@ -24,20 +25,23 @@ from statistics import mean, median
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import aquatint
 from aquatint import Decoding, Request
 from aquatint.base import runtime
 from aquatint.base.counted import Counted
-from aquatint.engines import plain
+from aquatint.engines.choice import choose_engine
 from aquatint.evaluation import spaces
 from aquatint.evaluation.detector import Detector
 from aquatint.evaluation.prompts import SINGLE, Prompt, prompts
 from aquatint.evaluation.runs import score
 from aquatint.families import SD15
 from aquatint.nets.autoencoder import Autoencoder
+from aquatint.nets.reuse import reusing
 from aquatint.nets.text import TextEncoder
 from aquatint.nets.tiny import TinyAutoencoder, TinyConfig
+from aquatint.nets.token_merging import merging
 from aquatint.nets.tokenizer import Tokenizer
 from aquatint.nets.unet import UNet
 from aquatint.pipelines.approximations import Approximations, Reuse
@@ -136,20 +140,48 @@ def table(found: Mapping[str, Column], asked: Sequence[Prompt] = ()) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def work() -> str:
+    """What a guided step of Stable Diffusion 1.5 at 512 x 512 computes (2 rows), as Markdown: counted, on no device."""
+    lines = [["way", "T of a step that computes all", "of one that reuses", "mean of the way / exact"], ["---"] * 4]
+    with torch.device("meta"):
+        x, t, context = torch.empty(2, 4, 64, 64), torch.empty(2), torch.empty(2, 77, SD15.unet.context)
+        unet, full = UNet(SD15.unet).eval().requires_grad_(False), 0.0
+    for name, row in ways(30).items():
+        how = row.approximations or Approximations()
+        if name != EXACT and (how == Approximations() or row.guiding):
+            continue
+        net = merging(unet, how.merge or 0.0, 64, 64)
+        net = reusing(net, how.reuse.skips, {}) if how.reuse else net
+        flops = []
+        for _ in range(2):
+            with FlopCounterMode(display=False) as counter:
+                net(x, t, context, None)
+            flops.append(counter.get_total_flops() / 1e12)
+        every = how.reuse.every if how.reuse else 1
+        each = (flops[0] + (every - 1) * flops[1]) / every
+        full = full or each
+        lines.append([name, f"{flops[0]:.3f}", f"{flops[1]:.3f}" if how.reuse else "", f"{each / full:.3f}"])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def random_sd15() -> Bundle:
     """Stable Diffusion 1.5 with random weights, prepared as `aquatint.load` prepares it."""
     runtime.keep_pages()
     torch.manual_seed(0)
     nets = UNet(SD15.unet).eval(), Autoencoder(SD15.autoencoder).eval(), TextEncoder(SD15.text).eval()
+    engine = choose_engine()
+    engine.leave_room(nets)
     for net in (nets[0], nets[1].encoder, nets[1].decoder):
-        plain.prepare(net)
-    return Bundle(*nets, Tokenizer.packaged(), SD15, "random", Counted("0" * 64))
+        engine.prepare(net, often=net is nets[0])
+    return Bundle(*nets, Tokenizer.packaged(), SD15, "random", Counted("0" * 64), engine=engine)
 
 
 def with_tiny(bundle: Bundle) -> Bundle:
     """The bundle with a tiny autoencoder of TAESD's shape and random weights."""
     torch.manual_seed(1)
-    return replace(bundle, tiny=Tiny(TinyAutoencoder(TinyConfig(), encodes=False).eval(), "random", "0" * 64))
+    net = TinyAutoencoder(TinyConfig(), encodes=False).eval()
+    bundle.engine.prepare(net)
+    return replace(bundle, tiny=Tiny(net, "random", "0" * 64))
 
 
 def main() -> None:
@@ -160,8 +192,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="12 for the pocket model, 8 with --sd15")
     parser.add_argument("--size", type=int, help="pixels a side; the model's own if not given")
     parser.add_argument("--only", nargs="+", help="of the ways; the exact one is always there")
+    parser.add_argument("--work", action="store_true", help="count what the ways compute of SD 1.5, and do no more")
     parser.add_argument("--write", type=Path)
     given = parser.parse_args()
+    if given.work:
+        print(work())
+        return
     said = {name: value for name, value in vars(given).items() if name in ("pictures", "steps", "size") and value}
     options = " ".join(["--sd15"] * given.sd15 + [f"--{name} {value}" for name, value in said.items()])
     bundle = with_tiny(random_sd15() if given.sd15 else aquatint.load(device="cpu"))
@@ -177,7 +213,8 @@ def main() -> None:
     machine = f"{platform.processor() or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
     text = (
         f"# Approximations, {model}\n\n"
-        f"{machine}, {bundle.threads} threads, torch {torch.__version__}; {usual.width} x {usual.height}, "
+        f"{machine}, {bundle.threads} threads, torch {torch.__version__}, engine {bundle.engine.name}; "
+        f"{usual.width} x {usual.height}, "
         f"{usual.sampler}, {usual.steps} steps, guidance {usual.guidance:g}; {len(texts)} pictures each, interleaved, "
         f"medians of seconds, means of errors.\nCommand: `python benchmarks/approximations.py {options}`\n\n"
         f"{table(found, asked)}\n"

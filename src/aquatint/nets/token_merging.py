@@ -61,11 +61,11 @@ class MergedAttention(nn.Module):
     def __init__(self, inner: Attention, share: float, height: int, width: int, index: int) -> None:
         super().__init__()
         self.inner = inner
-        into = chosen(height, width, index).to(inner.q.weight.device)
-        others = torch.ones(height * width, dtype=torch.bool, device=into.device)
+        into, device = chosen(height, width, index), inner.q.weight.device
+        others = torch.ones(height * width, dtype=torch.bool)
         others[into] = False
-        self.register_buffer("into", into, persistent=False)
-        self.register_buffer("others", others.nonzero()[:, 0], persistent=False)
+        self.register_buffer("into", into.to(device), persistent=False)
+        self.register_buffer("others", others.nonzero()[:, 0].to(device), persistent=False)
         self.gone = min(int(height * width * share), len(self.others)) if len(into) else 0
 
     def forward(self, x: Float[Tensor, "b s w"]) -> Float[Tensor, "b s w"]:
@@ -108,6 +108,7 @@ def means(x: Float[Tensor, "b s w"], place: Int[Tensor, "b s"], count: int) -> F
     In bags, and not by adding to places at once, whose order is nobody's on a graphics card.
     """
     rows = (place + count * torch.arange(len(x), device=x.device)[:, None]).flatten()
-    sizes = torch.bincount(rows, minlength=count * len(x))
-    mean = F.embedding_bag(rows.argsort(stable=True), x.flatten(0, 1), sizes.cumsum(0) - sizes, mode="mean")
+    order = rows.argsort(stable=True)
+    begins = torch.searchsorted(rows[order], torch.arange(count * len(x), device=x.device))
+    mean = F.embedding_bag(order, x.flatten(0, 1), begins, mode="mean")
     return mean.unflatten(0, (len(x), count))
