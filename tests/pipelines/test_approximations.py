@@ -46,7 +46,7 @@ KINDS = {
 }
 BOTH = KINDS["both"]
 OPTIONS = {"dpm_adaptive": (("atol", 1.0), ("rtol", 1.0))}  # or it would take hundreds of steps
-SOME = ("ddim", "heun", "dpm_2_a", "dpm_adaptive", "euler_cfg_pp")
+SOME = ("euler_cfg_pp",)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,8 @@ def counts(bundle: Bundle, request: Request) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("kind", NEUTRAL)
 def test_neutral_is_the_same_picture(bundle: Bundle, kind: str) -> None:
-    for sampler in ("ddim", "heun"):
-        request = wish(sampler=sampler, steps=3)
-        assert bits(bundle, replace(request, approximations=NEUTRAL[kind])) == bits(bundle, request)
+    request = wish(sampler="heun", steps=2)
+    assert bits(bundle, replace(request, approximations=NEUTRAL[kind])) == bits(bundle, request)
     assert label(wish(approximations=NEUTRAL[kind])) is None
 
 
@@ -109,11 +108,12 @@ def test_every_other_sampler(bundle: Bundle, sampler: str) -> None:
     check_sampler(bundle, sampler)
 
 
+@pytest.mark.slow
 def test_it_comes_near(bundle: Bundle) -> None:
     """Nearer with more that is computed, and far from another seed's picture."""
 
     def x0(**wishes: Any) -> torch.Tensor:
-        *_, last = generate(bundle, wish(steps=8, guidance=3.0, **wishes))
+        *_, last = generate(bundle, wish(guidance=3.0, **wishes))
         assert last.x0 is not None
         return last.x0
 
@@ -146,14 +146,15 @@ def test_what_a_step_costs(bundle: Bundle, wishes: dict[str, Any], wanted: list[
     assert counts(bundle, wish(approximations=KINDS["reuse"], **wishes)) == wanted
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2s_a"])
+@pytest.mark.parametrize("sampler", ["ddim", pytest.param("dpmpp_2s_a", marks=pytest.mark.slow)])
 def test_a_picture_does_not_depend_on_its_company(bundle: Bundle, sampler: str) -> None:
-    request = wish(sampler=sampler, seeds=(5, 6), approximations=BOTH, guiding=Guiding(pag=Pag(), freeu=FreeU()))
+    request = wish(sampler=sampler, steps=3, seeds=(5, 6), approximations=BOTH, guiding=Guiding(pag=Pag()))
     alone = [found for seed in (5, 6) for found in bits(bundle, request.alone(seed))]
     assert bits(bundle, request) == alone
     assert len(set(alone)) == 2
 
 
+@pytest.mark.slow
 def test_two_requests_on_one_bundle_do_not_meet(bundle: Bundle) -> None:
     requests = [wish(approximations=BOTH), wish(approximations=KINDS["reuse"], sampler="dpmpp_2m")]
     alone, plain = [bits(bundle, request)[0] for request in requests], bits(bundle, wish())
@@ -192,16 +193,15 @@ def test_with_an_inpainting_net() -> None:
     bundle = tiny_bundle(tiny_with(unet=replace(TINY.unet, channels_in=9)))
     picture, mask = Image.effect_noise((64, 64), 90).convert("RGB"), Image.new("L", (64, 64), 255)
     edit = Edit(given(picture), mask=given(mask), strength=1.0)
-    made = [bits(bundle, wish(edit=edit, approximations=kind))[0] for kind in (None, *KINDS.values())]
-    assert len(set(made)) == len(made)
+    assert bits(bundle, wish(steps=2, edit=edit, approximations=BOTH)) != bits(bundle, wish(steps=2, edit=edit))
 
 
 def test_with_a_second_pass(bundle: Bundle) -> None:
     """Each pass has its own steps and features, and another size."""
     request = wish(hires=Hires(scale=1.5, steps=3), approximations=KINDS["reuse"])
     assert counts(bundle, request) == [(2, 2), (2, 0), (2, 2), (2, 0), (2, 2), (2, 0), (2, 2)]
-    made = [bits(bundle, replace(request, approximations=kind))[0] for kind in (None, *KINDS.values())]
-    assert len(set(made)) == len(made)
+    merged = bits(bundle, replace(request, approximations=KINDS["merge"]))
+    assert merged != bits(bundle, replace(request, approximations=None))
 
 
 def test_with_a_refiner() -> None:
@@ -209,16 +209,15 @@ def test_with_a_refiner() -> None:
     both = replace(tiny_bundle(TINY_XL), refiner=tiny_bundle(REFINER, seed=1))
     assert both.refiner is not None
     request = Request("two cats", steps=8, refine=Refine(0.6), approximations=Approximations(Reuse(3), 0.5))
-    assert bits(both, request) != bits(both, replace(request, approximations=None))
-    asked = [middle for _, middle in counts(replace(both.refiner, refiner=None), replace(request, refine=None))]
-    assert asked == [2, 0, 0, 2, 0, 0, 2, 0]
+    assert [middle for _, middle in counts(both.refiner, replace(request, refine=None))] == [2, 0, 0, 2, 0, 0, 2, 0]
     assert [middle for _, middle in counts(both, request)][:5] == [2, 0, 0, 2, 0]
 
 
+@pytest.mark.slow
 def test_windows_are_merged_each_alone(bundle: Bundle) -> None:
-    request = wish(width=96, tiling=Tiling(64, 64, 32), approximations=KINDS["merge"])
+    request = wish(steps=2, width=96, tiling=Tiling(64, 64, 32), approximations=KINDS["merge"])
     assert bits(bundle, request) != bits(bundle, replace(request, approximations=None))
-    one = wish(tiling=Tiling(64, 64, 32), approximations=BOTH)
+    one = wish(steps=2, tiling=Tiling(64, 64, 32), approximations=BOTH)
     assert bits(bundle, one) == bits(bundle, replace(one, tiling=None))
 
 

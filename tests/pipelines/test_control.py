@@ -60,7 +60,7 @@ def bundle(files: Path) -> Bundle:
 
 def steered(bundle: Bundle, files: Path, names: tuple[str, ...]) -> Bundle:
     opened = open_controls([files / f"{name}.safetensors" for name in names], files / "clip.safetensors")
-    return replace(bundle, controls=opened.built(bundle.family, bundle.device, bundle.dtype))
+    return replace(bundle, controls=opened.built(bundle.family, bundle.device, bundle.dtype, bundle.engine))
 
 
 def painted(bundle: Bundle, *controls: Control, prompt: str = "a red apple", **wishes: object) -> Picture:
