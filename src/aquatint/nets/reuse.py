@@ -18,7 +18,7 @@ def reusing(
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
     """A net that computes what lies below its outermost `skips` skips only where `kept` has nothing from it.
 
-    Ma et al. 2023, section 3.2: neighbouring steps differ little there. What is kept is x on the way up before the cell
+    Neighbouring steps differ little there (Ma et al. 2023). What is kept is x on the way up before the cell
     that takes the last of these skips; they themselves and the cells that take them are computed always, and so is
     what controls add to them. At 1 that is the U-Net's first convolution and its last cell and no more.
 

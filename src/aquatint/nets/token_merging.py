@@ -21,9 +21,8 @@ MOST = 0.75  # share of the pixels that can go: of every four, one stays as what
 def merging(net: UNet, share: float, height: int, width: int) -> UNet:
     """The U-Net with `share` of the pixels merged into others in the self-attention of its largest stage that has any.
 
-    A copy over the same weights, for latents of height x width. Feed-forward and cross-attention see all pixels, as in
-    what the paper settles on. The net itself comes back at share 0. UserError for a U-Net that attends
-    nowhere but in its middle.
+    A copy over the same weights, for latents of height x width. Feed-forward and cross-attention see all pixels. The
+    net itself comes back at share 0. UserError for a U-Net that attends nowhere but in its middle.
     """
     assert 0 <= share <= MOST, f"share = {share}"
     if not share:
@@ -48,7 +47,7 @@ def merging(net: UNet, share: float, height: int, width: int) -> UNet:
 class MergedAttention(nn.Module):
     """Self-attention of height x width pixels, `share` of which are merged into others before and parted again after.
 
-    Bipartite soft matching (the paper's section 3): in every square of two by two pixels chance makes one a place to
+    Bipartite soft matching (Bolya et al. 2022): in every square of two by two pixels chance makes one a place to
     merge into, the same at every step and for every picture, another in every layer (`index`). Each of the others has
     one such place that it is most alike, by cosine; those that are most alike theirs go there, where the mean stands
     for all, and get its answer back. Pictures of a batch are matched one by one. Where a side is one pixel there are no
