@@ -1,14 +1,13 @@
 """A quick start for commands that paint: what happens before torch is there, beside its import, or not at all.
 
-A pocket picture's two seconds were four, and more than half of them this (processor seconds, docs/log.md): the garbage
-collector, walking again and again over the objects that `import torch` makes and none of which is garbage, then and at
-the end; torch's meta registrations, which only its compiler needs; and libtorch, which the system links for 0.2 s while
-nothing else happens. None of it touches a number. `import aquatint` does nothing of the kind: a program's imports are
-its own.
+Of four processor seconds for a picture of the carried model, two were start and end, and half of those were these
+(docs/decisions/010): the garbage collector, which walks again and again over the objects that `import torch` makes,
+none of them garbage; torch's meta registrations, which only its compiler needs; and libtorch, which the system links
+for 0.2 s while nothing else happens. None of it touches a number. `import aquatint` does nothing of the kind: a
+program's imports are its own.
 """
 
 import atexit
-import ctypes
 import gc
 import importlib.util
 import os
@@ -16,7 +15,6 @@ import stat
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -69,6 +67,8 @@ def end() -> None:
 
 
 def _version() -> str:
+    from importlib import metadata
+
     try:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:  # put there by other means than an installer
@@ -78,12 +78,13 @@ def _version() -> str:
 def link(places: Sequence[Path]) -> list[str]:
     """Have the system link libtorch, for `import torch` to find it there; what was linked.
 
-    Where that fails, torch will say why.
-
-    By dlopen itself: a function of the C library is called without the interpreter's lock, and ctypes.CDLL with it.
+    Where that fails, torch will say why. By dlopen itself: a function of the C library is called without the
+    interpreter's lock, and ctypes.CDLL with it.
     """
     if sys.platform != "linux" or any((place / name).exists() for place in places for name in MANY):
         return []
+    import ctypes
+
     open_library = ctypes.CDLL(None).dlopen
     open_library.restype, open_library.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_int)
     return [
