@@ -1,7 +1,7 @@
 """Seconds from the shell to a picture of the carried model, and to a Stable Diffusion 1.5 file being ready, by phase.
 
     python benchmarks/start.py --runs 7 --threads 2 --write benchmarks/DATE-start-cpu.md
-    python benchmarks/start.py --sd15 /big/folder          # as well; writes a file of 4.3 GB there, if there is none
+    python benchmarks/start.py --sd15 /big/folder          # as well; makes files of 2.1 and 4.3 GB there, once
 
 Each run is `aquatint generate` in a process of its own. Warm: its files are in the system's cache. Cold: the files of
 torch and of everything else that it imports, and the model's, are dropped from the cache before, by posix_fadvise, or
@@ -116,6 +116,7 @@ def made(folder: Path, kind: str) -> Path:
     """A single file of Stable Diffusion 1.5's shapes, by a process of its own: this one is not to map torch."""
     path = folder / f"SD15-{kind}.safetensors"
     if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         code = "import sys, opening; from pathlib import Path; opening.make(opening.family_of('SD15', False), "
         code += "Path(sys.argv[1]), sys.argv[2])"
         subprocess.run([sys.executable, "-c", code, str(path), kind], check=True, cwd=Path(__file__).parent)
