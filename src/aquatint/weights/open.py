@@ -8,6 +8,7 @@ says what it should be, else later (base/counted.py).
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -114,7 +115,10 @@ def open_model(
         folders = (SECOND, FIRST) if family.micro and family.text2 is None else (FIRST,)  # the refiner has one of two
         words, note = _tokenizer(path, family.text, tokenizer, folders)
         second = None if family.text2 is None else _second(path, family.text2, tokenizer, words)
-        nets, counted = _nets(found, dtype, lay), _counted(found)
+        with ThreadPoolExecutor(max_workers=1) as aside:  # a digest that is promised is compared while nets are filled
+            counting = aside.submit(_counted, found)
+            nets = _nets(found, dtype, lay)
+            counted = counting.result()
         known = files.read_text(path / VOCABULARY) if (path / VOCABULARY).is_file() else ""
     return Opened(
         family=family,

@@ -2,13 +2,15 @@
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
-
-from cyclopts import App, CycloptsError
+from typing import TYPE_CHECKING
 
 from aquatint import __version__
+from aquatint.apps.cli import start
 from aquatint.base.errors import UserError
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 FINE, FAILED, MISUSED, STOPPED = 0, 1, 2, 130  # exit codes
 _HERE = "aquatint.apps.cli"
@@ -39,8 +41,10 @@ COMMANDS = {
 }
 
 
-def build() -> App:
+def build() -> "App":
     """The command line with all its commands, none of them imported yet."""
+    from cyclopts import App
+
     app = App(
         name="aquatint",
         help="Stable Diffusion, whole: paint pictures for words, with a small model that is carried along or your own.",
@@ -59,9 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A mistake of the user is told in one line, without a traceback. Anything else that goes wrong is a fault of ours:
     it names itself and its place, and shows all of it where AQUATINT_DEBUG is set.
     """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    start.begin(words)
+    from cyclopts import CycloptsError
+
     try:
         result = build()(
-            sys.argv[1:] if arguments is None else list(arguments),
+            words,
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
@@ -78,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except Exception as error:
         return _fault(error)
+    finally:
+        start.end()
 
 
 def _say(text: str, code: int) -> int:
@@ -87,6 +97,8 @@ def _say(text: str, code: int) -> int:
 
 def _fault(error: Exception) -> int:
     """An error that is not the user's: memory that ran out, or a fault of ours."""
+    import traceback
+
     if os.environ.get("AQUATINT_DEBUG"):
         traceback.print_exception(error)
     text = str(error).strip().split("\n")[0]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from aquatint.apps.cli import start
 from aquatint.apps.cli.adapters import Adapting, opening, read_loras, tell_notes
 from aquatint.apps.cli.approximate import Approximating, read_approximating, tell_approximate
 from aquatint.apps.cli.chance import Chance
@@ -128,6 +129,7 @@ def generate(
     Files are never overwritten: a name that is taken gets a number. Each holds the request that it came from, so that
     `aquatint again FILE` paints it anew.
     """
+    start.read_ahead(source.model if source else None)
     wishes, showing, many = wishes or Wishes(), showing or Showing(), many or Many()
     words = check_prompt(prompt, many)
     request = wished(words, wishes, editing, adapting, guidance, sizing, controlling, enlarging, shown, approximating)
@@ -244,6 +246,7 @@ def open_bundle(
 
     source, machine = source or Source(), machine or Machine()
     bundle = load(source.model, **vars(machine), **source.options(), **(adapters or {}))
+    start.end()
     if bundle.engine.note:
         print(f"note: {bundle.engine.note}", file=sys.stderr)
     return bundle
