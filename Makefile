@@ -1,4 +1,4 @@
-# make demo, make test, make check, make pocket: everything a newcomer needs; each installs what it lacks.
+# make demo, make test, make check, make pocket, make bench: everything a newcomer needs; each installs what it lacks.
 PYTHON ?= python3
 PROMPT ?= a cat in a meadow
 VENV := .venv
@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 
-.PHONY: demo test check format lint types tests full scores pocket clean
+.PHONY: demo test check format lint types tests full scores bench pocket clean
 
 $(VENV)/.core: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("aquatint needs Python 3.11 or newer; try: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
@@ -57,6 +57,12 @@ scores: $(VENV)/.dev
 full: $(VENV)/.dev
 	$(BIN)/pytest -q -m "full or slow"
 
+# Against the peers, which go into an environment of their own (.bench, 19 GB with the models): an hour or two; what it
+# takes is in docs/benchmarks.md, as in make bench ARGS='--peers OpenVINO --sizes 256'.
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.peers --write benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks.growth --write benchmarks
+
 # The pocket model from nothing, stage by stage; each goes on where it was stopped. Minutes on a GPU, hours without one
 # (times PACE); the scenes take 20 GB of disk.
 pocket: $(VENV)/.dev
@@ -69,4 +75,4 @@ pocket: $(VENV)/.dev
 	done
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .bench dist .pytest_cache .mypy_cache .ruff_cache
