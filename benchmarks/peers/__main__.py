@@ -29,7 +29,7 @@ PACKAGES = {
     "ours": ("aquatint", "torch"),
     "peers": ("torch", "diffusers", "transformers", "openvino", "onnxruntime", "stable_diffusion_cpp_python"),
 }
-RECORD, START = "record.json", "start"  # the latter in --pieces: both rows of `starts`
+WHOLE, RECORD, START = "sd15", "record.json", "start"  # in --pieces: both rows of `starts`
 
 
 def options() -> argparse.Namespace:
@@ -105,9 +105,10 @@ def head(plan: Plan, measured: Measured, before: tuple[float, ...]) -> str:
     """What was measured where and how."""
     size = sum(path.stat().st_size for path in plan.models.rglob("*") if path.is_file()) / 1e9
     loads = f"load {before[0]:.1f} before, {os.getloadavg()[0]:.1f} after"
+    name = "Stable Diffusion 1.5" if plan.models.name == WHOLE else "A narrowed Stable Diffusion 1.5"
     commands = "; ".join(f"`{command}`" for command in measured.commands)
     return (
-        f"# Stable Diffusion 1.5 on the CPU against its peers\n\n{time.strftime('%Y-%m-%d')}, commit {commit()}. "
+        f"# {name} on the CPU against its peers\n\n{time.strftime('%Y-%m-%d')}, commit {commit()}. "
         f"{machine()}; {plan.threads} threads; {loads}. {versions(plan.folder)}.\nCommand: {commands}\n\n"
         f"Float32, random weights ({size:.1f} GB of models), {SAMPLER}, {plan.steps} steps a picture, guidance "
         f"{GUIDANCE}; {plan.rounds} rounds, {plan.pictures} of them with pictures; medians, ratios round by round. "
@@ -122,11 +123,12 @@ def run(given: argparse.Namespace, plan: Plan, failed: dict[str, str], earlier: 
     """Measure peer after peer; after each, all that is known is on the disk."""
     weights = (plan.models / "checkpoint.safetensors").stat().st_size / 2**30
     same = {"commit": commit(), "threads": plan.threads, "steps": plan.steps}
+    if earlier is not None and earlier.same != same:
+        raise SystemExit(f"--keep: the last run was of {earlier.same}, this one would be of {same}.")
     command = f"python -m benchmarks.peers {' '.join(sys.argv[1:])}".strip()
     pairs: list[Pair] = []
     off: dict[str, float] = {}
     flop, rate = floors(plan, given.toy)
-    earlier = earlier if earlier is not None and earlier.same == same else None
     for peer in plan.peers:
         try:
             measure(plan, peer, given.pieces, pairs, off)
@@ -146,7 +148,7 @@ def main() -> None:
     """Install, make, measure, write."""
     given, before = options(), os.getloadavg()
     folder = given.folder.resolve()
-    models = folder / "models" / ("toy" if given.toy else "sd15")
+    models = folder / "models" / ("toy" if given.toy else WHOLE)
     failed = dict(install(folder, given.peers))
     failed |= dict(prepare(folder, models, [peer for peer in given.peers if peer not in failed], given.toy))
     here = tuple(peer for peer in given.peers if peer not in failed)

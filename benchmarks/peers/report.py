@@ -108,7 +108,8 @@ def goal(key: tuple[str, int], row: Mapping[str, Ratio], weights: float) -> tupl
     piece, size = key
     if piece in (READY, PEAK):
         most = MOST_READY if piece == READY else weights + ABOVE_WEIGHTS
-        return f"<= {most:.1f} {unit(piece)}", "yes" if best(row).ours <= most else "no"
+        where = "" if piece == READY else ", in the low-memory choice"
+        return f"<= {most:.1f} {unit(piece)}{where}", "yes" if best(row).ours <= most else "no"
     wanted = GOALS.get((piece, size), {})
     said = ", ".join(f"{times:g} x {peer}" for peer, times in wanted.items())
     met = [
