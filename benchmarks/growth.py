@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -281,7 +282,7 @@ def main() -> None:
     head = (
         f"# How cost grows\n\n{time.strftime('%Y-%m-%d')}, commit {commit}, {platform.machine()}, {given.threads} "
         f"threads, load {os.getloadavg()[0]:.1f} at the end; the carried model, float32 on the CPU.\n"
-        f"Command: `python -m benchmarks.growth {' '.join(sys.argv[1:])}`\n\n"
+        f"Command: `python -m benchmarks.growth {shlex.join(sys.argv[1:])}`\n\n"
     )
     text = head + table(found) + "\n"
     print(text)

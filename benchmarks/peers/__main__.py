@@ -15,6 +15,7 @@ import ast
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -125,7 +126,7 @@ def run(given: argparse.Namespace, plan: Plan, failed: dict[str, str], earlier: 
     same = {"commit": commit(), "threads": plan.threads, "steps": plan.steps}
     if earlier is not None and earlier.same != same:
         raise SystemExit(f"--keep: the last run was of {earlier.same}, this one would be of {same}.")
-    command = f"python -m benchmarks.peers {' '.join(sys.argv[1:])}".strip()
+    command = f"python -m benchmarks.peers {shlex.join(sys.argv[1:])}".strip()
     pairs: list[Pair] = []
     off: dict[str, float] = {}
     flop, rate = floors(plan, given.toy)
