@@ -15,7 +15,7 @@ from benchmarks.peers.worker import PIECES
 
 OURS = "aquatint"
 LONGEST = 3600.0  # seconds that an answer may take
-READY, FIRST, PEAK = "start to ready", "start to the end of the first step", "peak of a picture"
+READY, FIRST, PEAK = "start to ready", "start to ready, and a first step", "peak of a picture"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Side:
         words = [str(plan.models), str(size), str(plan.threads), str(plan.steps), *(peer.more if peer else ())]
         self.name, self.log = name, plan.folder / "logs" / f"{name} {size}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.began = time.perf_counter()
+        began = time.perf_counter()
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [python, "-m", f"benchmarks.peers.{module}", *words], cwd=ROOT, env=surroundings(plan.threads),
@@ -70,7 +70,7 @@ class Side:
         except Broken:
             self.close()
             raise
-        self.ready = time.perf_counter() - self.began
+        self.ready = time.perf_counter() - began
 
     def __enter__(self) -> "Side":
         return self
@@ -109,7 +109,7 @@ class Side:
 
 
 def starts(plan: Plan, peer: str) -> Iterator[Pair]:
-    """Both sides' starts in turn, each alone on the machine: until it stands ready, and until a step is done.
+    """Both sides' starts in turn, each alone on the machine: until it stands ready, and that and a guided step.
 
     At the least size; a first round only brings the files into the system's cache.
     """
@@ -118,8 +118,7 @@ def starts(plan: Plan, peer: str) -> Iterator[Pair]:
         found: dict[str, tuple[float, float]] = {}
         for name in (OURS, peer) if number % 2 else (peer, OURS):
             with Side(plan, name, size) as side:
-                side.seconds("guided step")
-                found[name] = side.ready, time.perf_counter() - side.began
+                found[name] = side.ready, side.ready + side.seconds("guided step")
         if number:
             for index, piece in enumerate((READY, FIRST)):
                 yield Pair(peer, size, piece, found[OURS][index], found[peer][index])

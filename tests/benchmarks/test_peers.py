@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 from benchmarks.growth import Point, slope, table
+from benchmarks.peers import sides
 from benchmarks.peers.report import Measured, best, goal, ratio, ratios, tables
-from benchmarks.peers.sides import PEAK, READY, Pair
+from benchmarks.peers.sides import FIRST, PEAK, READY, Pair, Plan
 from benchmarks.peers.with_sdcpp import Painter
 from benchmarks.peers.worker import Asked, levels, serve
 
@@ -110,6 +111,43 @@ def test_how_a_process_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert json.loads(decode)["seconds"] == {"decode": 9.5}
     assert 0.01 < json.loads(decode)["peak"] < 64
     assert json.loads(check) == {"numbers": [1.0, 2.0]}
+
+
+class Side:
+    """A process that needs 2 seconds for everything, or 6 if it is the peer; tells who was asked what, in order."""
+
+    asked: list[str] = []  # noqa: RUF012  of all, in order
+
+    def __init__(self, plan: Plan, name: str, size: int) -> None:
+        self.name, self.ready, self.peak = name, 1.0 if name == "aquatint" else 4.0, 0.0
+
+    def __enter__(self) -> "Side":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.asked.append(f"end {self.name}")
+
+    def seconds(self, piece: str) -> float:
+        self.asked.append(f"{piece} {self.name}")
+        self.peak += 1
+        return 2.0 if self.name == "aquatint" else 6.0
+
+
+def test_who_is_asked_what_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sides, "Side", Side)
+    monkeypatch.setattr(Side, "asked", [])
+    plan = Plan(
+        tmp_path, tmp_path, ("p",), (256, 512), ("picture", "encode"), rounds=2, pictures=1, steps=20, threads=1
+    )
+    found = list(sides.rounds(plan, "p", 512))
+    assert [(one.piece, one.ours, one.theirs) for one in found] == [
+        ("picture", 2.0, 6.0), (PEAK, 4.0, 4.0), ("encode", 2.0, 6.0), ("encode", 2.0, 6.0),
+    ]  # fmt: skip
+    assert Side.asked[6:8] == ["picture p", "picture aquatint"]  # after a guided step, text and decoder of both
+    assert Side.asked[8:14] == [f"encode {name}" for name in ("aquatint", "p", "p", "aquatint", "aquatint", "p")]
+    Side.asked.clear()
+    assert list(sides.starts(plan, "p"))[:2] == [Pair("p", 256, READY, 1.0, 4.0), Pair("p", 256, FIRST, 3.0, 10.0)]
+    assert Side.asked[::4] == ["guided step p", "guided step aquatint", "guided step p"]  # three, the first not counted
 
 
 class Model:
