@@ -109,7 +109,7 @@ def head(plan: Plan, measured: Measured, before: tuple[float, ...]) -> str:
     name = "Stable Diffusion 1.5" if plan.models.name == WHOLE else "A narrowed Stable Diffusion 1.5"
     commands = "; ".join(f"`{command}`" for command in measured.commands)
     return (
-        f"# {name} on the CPU against its peers\n\n{time.strftime('%Y-%m-%d')}, commit {commit()}. "
+        f"# {name} on the CPU against its peers\n\n{time.strftime('%Y-%m-%d')}, commit {measured.same['commit']}. "
         f"{machine()}; {plan.threads} threads; {loads}. {versions(plan.folder)}.\nCommand: {commands}\n\n"
         f"Float32, random weights ({size:.1f} GB of models), {SAMPLER}, {plan.steps} steps a picture, guidance "
         f"{GUIDANCE}; {plan.rounds} rounds, {plan.pictures} of them with pictures; medians, ratios round by round. "
