@@ -43,9 +43,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=1, help="rounds in which a whole picture is painted")
     parser.add_argument("--steps", type=int, default=20, help="of a whole picture")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--memory", default="", help="what ours may take, as in --memory of aquatint generate")
     parser.add_argument("--toy", action="store_true", help="a narrow model, for rehearsals")
     parser.add_argument("--folder", type=Path, default=ROOT / ".bench", help="where environment and models are kept")
-    parser.add_argument("--keep", action="store_true", help="add to the last run of this commit, threads and steps")
+    parser.add_argument("--keep", action="store_true", help="add to the last run, if it was like this one")
     parser.add_argument("--write", type=Path, help="folder for DATE-peers-cpu.md and .png; only printed without it")
     return parser.parse_args()
 
@@ -123,7 +124,7 @@ def head(plan: Plan, measured: Measured, before: tuple[float, ...]) -> str:
 def run(given: argparse.Namespace, plan: Plan, failed: dict[str, str], earlier: Measured | None) -> Measured:
     """Measure peer after peer; after each, all that is known is on the disk."""
     weights = (plan.models / "checkpoint.safetensors").stat().st_size / 2**30
-    same = {"commit": commit(), "threads": plan.threads, "steps": plan.steps}
+    same = {"commit": commit(), "threads": plan.threads, "steps": plan.steps, "memory": plan.memory}
     if earlier is not None and earlier.same != same:
         raise SystemExit(f"--keep: the last run was of {earlier.same}, this one would be of {same}.")
     command = f"python -m benchmarks.peers {shlex.join(sys.argv[1:])}".strip()
@@ -155,7 +156,16 @@ def main() -> None:
     here = tuple(peer for peer in given.peers if peer not in failed)
     pieces = tuple(piece for piece in given.pieces if piece != START)
     plan = Plan(
-        folder, models, here, tuple(given.sizes), pieces, given.rounds, given.pictures, given.steps, given.threads
+        folder,
+        models,
+        here,
+        tuple(given.sizes),
+        pieces,
+        given.rounds,
+        given.pictures,
+        given.steps,
+        given.threads,
+        given.memory,
     )
     kept = given.keep and (models / RECORD).exists()
     measured = run(given, plan, failed, Measured.load(models / RECORD) if kept else None)

@@ -20,7 +20,7 @@ READY, FIRST, PEAK = "start to ready", "start to ready, and a first step", "peak
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, and where all lies."""
+    """What is measured, and where all lies; memory is what ours is told to keep to, if anything ("12GB")."""
 
     folder: Path
     models: Path
@@ -31,6 +31,7 @@ class Plan:
     pictures: int
     steps: int
     threads: int
+    memory: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Side:
         peer = None if name == OURS else PEERS[name]
         python = sys.executable if peer is None else str(python_of(plan.folder))
         module = "with_aquatint" if peer is None else peer.module
-        words = [str(plan.models), str(size), str(plan.threads), str(plan.steps), *(peer.more if peer else ())]
+        more = peer.more if peer else [plan.memory] if plan.memory else []
+        words = [str(plan.models), str(size), str(plan.threads), str(plan.steps), *more]
         self.name, self.log = name, plan.folder / "logs" / f"{name} {size}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()

@@ -26,7 +26,8 @@ class Painter:
     """An opened model, and a picture that is being painted."""
 
     def __init__(self, asked: Asked) -> None:
-        self.bundle = aquatint.load(asked.folder / "checkpoint.safetensors", device="cpu", threads=asked.threads)
+        file, memory = asked.folder / "checkpoint.safetensors", asked.more[0] if asked.more else None
+        self.bundle = aquatint.load(file, device="cpu", threads=asked.threads, memory=memory)
         self.asked, self.given = asked, given(asked.size)
         self.how = {"negative": NEGATIVE, "width": asked.size, "height": asked.size, "sampler": SAMPLER}
         self.how |= {"guidance": GUIDANCE, "rescale": 0.0}
