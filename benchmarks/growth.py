@@ -257,7 +257,7 @@ def plot(found: Mapping[str, Sequence[Point]], path: Path) -> None:
         axes.loglog(xs, [ys[-1] * (x / xs[-1]) ** CURVES[name].bound for x in xs], "--", lw=0.8, color="grey")
         axes.set_ylim(min(ys) / 2, max(ys) * 2)
         axes.set_title(f"{name}, s", fontsize=8)
-        axes.tick_params(labelsize=6)
+        axes.tick_params(which="both", labelsize=6)
     figure.tight_layout()
     figure.savefig(path, pil_kwargs={"optimize": True})
     pyplot.close(figure)
