@@ -213,7 +213,7 @@ def load(
     """Open a model and put it where it can paint; without a source, the pocket model that the package carries.
 
     source    a single file, a folder, or a hub id ("owner/name")
-    device    auto, cpu, cuda, cuda:1, mps;  dtype: auto, float32, float16, bfloat16
+    device    auto, cpu, cuda, cuda:1, mps, xpu;  dtype: auto, float32, float16, bfloat16
     threads   that share one operation (AQUATINT_THREADS; else as many as torch would take)
     engine    auto, torch or kernels: whose kernels compute on the CPU (AQUATINT_ENGINE); it is part of the bundle's key
     memory    bytes, or "6GB": how much the process may take, which the kernels are the quicker for (docs/speed.md)
