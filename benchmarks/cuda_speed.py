@@ -111,9 +111,9 @@ class Ladder:
         """A line of the table; the rate is of steps, decodings or whole pictures, for one picture."""
         return {"what": what, "batch": batch, "ms": ms, "a picture, ms": ms / batch, **share(batch * flop, ms)}
 
-    def rungs(self) -> dict[str, Rung]:
-        """By their first word."""
-        return {rung.name.split(" (")[0]: rung for rung in ladder(self.device)}
+    def rungs(self, dtype: torch.dtype = torch.bfloat16) -> dict[str, Rung]:
+        """By their names, without what the engine says of itself."""
+        return {rung.name.split(" (")[0]: rung for rung in ladder(self.device, dtype)}
 
     def steps(
         self,
@@ -123,7 +123,7 @@ class Ladder:
         how: str = "exact",
     ) -> Iterator[Row]:
         """The guided step, rung by rung; a rung that fails says why and the next begins."""
-        subject, rungs = self.subject(dtype), self.rungs()
+        subject, rungs = self.subject(dtype), self.rungs(dtype)
         first, then = subject.schedule.at(500), subject.schedule.at(321)
         for name in names or rungs:
             rung = rungs[name]

@@ -46,22 +46,22 @@ def recorder(device: torch.device) -> Recorder:
     return CudaRecorder(device) if device.type == "cuda" else Again()
 
 
-def engine_of(device: torch.device, *, fp8: bool = False, split: bool = False) -> Cuda:
+def engine_of(device: torch.device, dtype: torch.dtype, *, fp8: bool = False, split: bool = False) -> Cuda:
     """The engine as it is used on a card; for a rehearsal, and on a card that is too old, one without kernels."""
-    made = engine(device, fp8=fp8, split=split) if device.type == "cuda" else None
-    return made or Cuda(recorder(device), kernels=False, fp8=fp8)
+    made = engine(device, dtype, fp8=fp8, split=split) if device.type == "cuda" else None
+    return made or Cuda(recorder(device), fp8=fp8)
 
 
-def ladder(device: torch.device) -> Iterator[Rung]:
+def ladder(device: torch.device, dtype: torch.dtype) -> Iterator[Rung]:
     """From torch as it is to all that the engine has, each with what came before."""
     yield Rung("eager", prepare, lambda net: net, "14-17")
     yield Rung("graph", prepare, Graphs(recorder(device), lambda net: None).of, "8")
-    yield Rung("graph, joined products", prepare, Cuda(recorder(device), kernels=False).quick)
-    whole = engine_of(device)
+    yield Rung("graph, joined products", prepare, Cuda(recorder(device)).quick)
+    whole = engine_of(device, dtype)
     yield Rung(f"engine ({whole.name})", whole.prepare, whole.quick, "6")
     for name, estimate, parts in (("split", "4.9", {"split": True}), ("fp8", "4.3-4.6", {"fp8": True})):
         try:
-            more = engine_of(device, **parts)
+            more = engine_of(device, dtype, **parts)
         except UserError:  # a card without 8-bit floats
             continue
         yield Rung(f"engine, {name}", more.prepare, more.quick, estimate)
@@ -74,6 +74,6 @@ def prepared(net: nn.Module, rung: Rung) -> nn.Module:
     return made
 
 
-def missing(device: torch.device) -> str:
+def missing(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> str:
     """Why a part of the engine is not used on a device; "" if all is."""
-    return fits(device).reason
+    return fits(device, dtype).reason

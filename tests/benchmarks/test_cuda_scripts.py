@@ -24,6 +24,9 @@ def test_parity(tmp_path: Path) -> None:
     assert all(row["finite"] for row in nets)
     assert all(row["rms"] == 0 for row in nets if row["numbers"] == "float32")
     assert all(0 < row["rms"] < 0.05 for row in nets if row["numbers"] in ("bfloat16", "float16"))
+    engines = [row for row in box.rows if row["section"].startswith("engine")]
+    assert len(engines) == 3 * 3 * 3
+    assert all(row["same"] and row["rms"] < (1e-5 if row["numbers"] == "float32" else 0.05) for row in engines)
     pictures = [row for row in box.rows if row["section"] in ("walks", "doors", "adapters")]
     assert not [row for row in pictures if "failed" in row]
     assert all(row.get("largest", 0) <= 2 for row in pictures if "bfloat16" not in row["what"])

@@ -29,7 +29,7 @@ HALVES, WIDE = ("x", "add", "weight", "bias", "y", "a", "b"), ("parts", "whole",
 
 
 def compiled(kernel: Any, constants: dict[str, Any], warps: int, architecture: int) -> dict[str, Any]:
-    """Size, registers and what was spilled of one kernel for one kind of card."""
+    """Size, registers, and bytes of stack (which registers are spilled to) of one kernel for one kind of card."""
     short = kernel is SHORT[0]
     kinds = dict.fromkeys(HALVES, "*bf16") | dict.fromkeys(WIDE, "*fp32") | {"eps": "fp32"}
     kinds |= {"y": "*fp8e4nv"} if short else {}
@@ -43,15 +43,14 @@ def compiled(kernel: Any, constants: dict[str, Any], warps: int, architecture: i
         target=GPUTarget("cuda", architecture, 32),
         options={"num_warps": warps, "num_stages": stages},
     )
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(made.asm["ptx"])
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
         file.flush()
-        name = f"--gpu-name=sm_{architecture}{'a' if architecture >= 90 else ''}"
-        command = [triton.knobs.nvidia.ptxas.path, "-v", name, file.name, "-o", "/dev/null"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    (spilled,), (registers,) = re.findall(r"(\d+) bytes spill stores", said), re.findall(r"Used (\d+) registers", said)
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    ((registers, stack),) = re.findall(r"REG:(\d+) STACK:(\d+)", said)
     row = {"kernel": kernel.__name__, "for": architecture, "bytes": len(made.asm["cubin"])}
-    return {**row, "registers": int(registers), "spilled": int(spilled)}
+    return {**row, "registers": int(registers), "stack": int(stack)}
 
 
 if __name__ == "__main__":

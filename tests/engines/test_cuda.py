@@ -1,30 +1,33 @@
 """Which engine a device gets, and what it says of itself; no card is needed to decide."""
 
-from importlib.machinery import ModuleSpec
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tests.engines.traced import Traced
+from tests.fixtures import tiny_bundle
 
 from aquatint.base.errors import UserError
 from aquatint.engines import cuda, plain
+from aquatint.engines.choice import Engine, choose_engine
 from aquatint.engines.cuda import Cuda, engine, fits
 from aquatint.families import TINY
 from aquatint.nets.unet import UNet
 
-CARD = torch.device("cuda")
+CARD, HALF = torch.device("cuda"), torch.float16
 
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch):
     """A card as torch and the machine would describe it."""
 
-    def described(capability=(9, 0), build: str | None = "13.0", triton: bool = True, wrong: str = "") -> None:
+    def described(capability=(9, 0), build: str | None = "13.0", triton: str = "triton 3", wrong: str = "") -> None:
         fits.cache_clear()
         monkeypatch.setattr(torch.version, "cuda", build)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-        monkeypatch.setattr(cuda, "find_spec", lambda name: ModuleSpec(name, None) if triton else None)
-        monkeypatch.setattr(cuda, "proof", lambda device: wrong)
+        monkeypatch.setattr(cuda, "compiler", lambda: triton)
+        monkeypatch.setattr(cuda, "proof", lambda device, dtype: wrong)
 
     yield described
     fits.cache_clear()
@@ -32,41 +35,41 @@ def card(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("kind", ["cpu", "mps", "xpu"])
 def test_other_devices_are_plain(kind: str) -> None:
-    assert engine(torch.device(kind)) is None
+    assert engine(torch.device(kind), HALF) is None
 
 
 def test_cards(card) -> None:
     card()
-    assert fits(CARD) == (True, True, "")
+    assert fits(CARD, HALF) == (True, "triton 3", "")
     for old in ((7, 5), (6, 1)):
         card(old)
-        assert engine(CARD) is None
-        assert f"{old[0]}.{old[1]}" in fits(CARD).reason
+        assert engine(CARD, HALF) is None
+        assert f"{old[0]}.{old[1]}" in fits(CARD, HALF).reason
     card(build=None)  # ROCm
-    assert engine(CARD) is None
-    card(triton=False)
-    found = engine(CARD)
+    assert engine(CARD, HALF) is None
+    card(triton="")
+    found = engine(CARD, HALF)
     assert found is not None
-    assert not found.kernels
+    assert not found.compiler
     assert found.name == "cuda 1 graphs"
     card(wrong="Triton's norm is not torch's.")
-    assert fits(CARD) == (True, False, "Triton's norm is not torch's.")
-    found = engine(CARD)
+    assert fits(CARD, HALF) == (True, "", "Triton's norm is not torch's.")
+    found = engine(CARD, HALF)
     assert found is not None
-    assert not found.kernels
+    assert not found.compiler
 
 
 def test_short_floats_are_for_cards_that_have_them(card) -> None:
     card((8, 0))
     with pytest.raises(UserError, match="8-bit"):
-        engine(CARD, fp8=True)
+        engine(CARD, HALF, fp8=True)
     card((9, 0), wrong="no")
     with pytest.raises(UserError, match="no"):
-        engine(CARD, fp8=True)
-    with pytest.raises(UserError):
-        engine(torch.device("cpu"), fp8=True)
+        engine(CARD, HALF, fp8=True)
+    with pytest.raises(UserError, match="no CUDA"):
+        engine(torch.device("cpu"), HALF, fp8=True)
     card((8, 9))
-    found = engine(CARD, fp8=True)
+    found = engine(CARD, HALF, fp8=True)
     assert found is not None
     assert found.fp8
 
@@ -74,6 +77,42 @@ def test_short_floats_are_for_cards_that_have_them(card) -> None:
 def test_without_kernels_a_net_is_prepared_as_plain_does(monkeypatch: pytest.MonkeyPatch) -> None:
     net, seen = UNet(TINY.unet), []
     monkeypatch.setattr(plain, "prepare", seen.append)
-    Cuda(Traced(), kernels=False).prepare(net)
+    Cuda(Traced()).prepare(net)
     assert seen == [net]
     assert type(net) is UNet
+
+
+def test_a_bundles_engine_on_a_card(card) -> None:
+    card()
+    found = choose_engine("auto", CARD, HALF)
+    assert found.card is not None
+    assert found.name == found.card.name
+    assert found.name == "cuda 1 graphs triton 3"
+    assert choose_engine("torch", CARD, HALF).card is None
+    assert choose_engine("kernels", CARD, HALF).card is not None
+    short = choose_engine("fp8", CARD, HALF)
+    assert short.card is not None
+    assert short.name == "cuda 1 graphs triton 3 fp8"
+    card((7, 5))
+    assert choose_engine("auto", CARD, HALF).name == "torch"
+    with pytest.raises(UserError, match="capability 8"):
+        choose_engine("kernels", CARD, HALF)
+    with pytest.raises(UserError, match="8-bit"):
+        choose_engine("fp8", torch.device("cpu"))
+
+
+def test_a_bundle_paints_by_graphs() -> None:
+    """The public way, with a traced double for the card: text is told once, every step is a replay, bits repeat."""
+    recorder = Traced()
+    card = Cuda(recorder)
+    usual = tiny_bundle(TINY)
+    bundle = replace(usual, engine=Engine(card.name, card=card))
+    how = {"width": 64, "height": 64, "steps": 3, "sampler": "euler", "guidance": 3.0}
+    first = bundle.paint("two cats", seed=5, **how)
+    assert (recorder.recorded, recorder.replays) == (2, 1 + 3)
+    apart = np.asarray(first.image).astype(int) - np.asarray(usual.paint("two cats", seed=5, **how).image)
+    assert np.abs(apart).max() <= 1
+    again = bundle.paint("two cats", seed=5, **how)
+    assert np.array_equal(np.asarray(again.image), np.asarray(first.image))
+    assert (recorder.recorded, recorder.replays) == (2, 2 * (1 + 3))  # other pictures of the shape need no new graphs
+    assert first.record.key.engine == "cuda 1 graphs"

@@ -41,7 +41,7 @@ def recorder() -> Traced:
 
 @pytest.fixture
 def engine(recorder: Traced) -> Cuda:
-    return Cuda(recorder, kernels=False)
+    return Cuda(recorder)
 
 
 def unet(family: str = "TINY") -> UNet:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from aquatint.base.errors import UserError
 from aquatint.base.noise import Noise
 from aquatint.engines import fused, triton_kernels, triton_norm
-from aquatint.engines.cuda import Cuda, proof
+from aquatint.engines.cuda import Cuda, compiler, proof
 from aquatint.engines.fp8 import shortened
 from aquatint.engines.fused import FUSED, SplitConv, fuse
 from aquatint.families import TINY, TINY_XL
@@ -115,9 +115,7 @@ CONVS = [(1, 20, 9, 3, 3, 1, 1, 0), *(pytest.param(shape, marks=pytest.mark.slow
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize(
-    "shape", [CONVS[0], *(pytest.param(shape, marks=pytest.mark.slow) for shape in CONVS[1:])], ids=str
-)
+@pytest.mark.parametrize("shape", CONVS, ids=str)
 def test_a_convolution_in_parts_is_right(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     rows, inside, outside, height, width, taps, stride, padding = shape
     x, bias = numbers(rows, inside, height, width, dtype=dtype), numbers(1, outside, draw=2, dtype=dtype)[0]
@@ -162,8 +160,8 @@ def test_a_fused_unet_answers_alike(family) -> None:
     vector = numbers(2, family.unet.vector) if family.unet.vector else None
     given = numbers(2, 4, 8, 8), torch.tensor([5.0, 700.0]), numbers(2, 7, family.unet.context, draw=1), vector
     want, names = net(*given), list(net.state_dict())
-    engine = Cuda(Refusing(), kernels=True)
-    assert "triton" in engine.name
+    engine = Cuda(Refusing(), compiler())
+    assert engine.name.startswith("cuda 1 graphs triton 3.")
     engine.prepare(net)
     assert {type(part) for part in net.modules()}.isdisjoint(FUSED)
     assert list(net.state_dict()) == names
@@ -211,7 +209,7 @@ def test_kernels_are_proved_before_they_are_used(monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(triton_kernels, "geglu", wrong)
         monkeypatch.setattr(triton_norm, "norm_silu", plain)
-        assert why in proof(torch.device("cpu"))
+        assert why in proof(torch.device("cpu"), torch.float32)
 
 
 def plain(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, add: Tensor) -> Tensor:
@@ -220,16 +218,16 @@ def plain(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, add:
 
 @pytest.mark.slow
 def test_the_proof_holds_here() -> None:
-    assert proof(torch.device("cpu")) == ""
+    assert [proof(torch.device("cpu"), dtype) for dtype in LIMIT] == ["", "", ""]
 
 
 @pytest.mark.slow
 def test_kernels_compile_for_cards(tmp_path: Path) -> None:
-    """For an A100 and an H100, by Triton and ptxas, which need no card: no register is spilled to memory."""
+    """For an A100 and an H100, by Triton, which needs no card: no register is spilled to memory."""
     script = Path(__file__).with_name("compiling.py")
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert len(rows) == 2 * 8 + 1
-    assert all(row["spilled"] == 0 and row["bytes"] > 0 for row in rows), rows
+    assert all(row["stack"] == 0 and row["bytes"] > 0 for row in rows), rows

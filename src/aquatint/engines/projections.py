@@ -28,7 +28,9 @@ class Joined(Attention):
     def forward(
         self, x: Float[Tensor, "b q w"], context: Float[Tensor, "b k c"] | None = None
     ) -> Float[Tensor, "b q w"]:
-        """As Attention from x to itself."""
+        """As Attention."""
+        if context is not None:
+            return super().forward(x, context)
         q, k, v = (self.split(y) for y in F.linear(x, self.weight).chunk(3, dim=2))
         return self.out(self.attend(q, k, v, self.causal).transpose(1, 2).flatten(2))
 

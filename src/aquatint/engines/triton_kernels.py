@@ -18,7 +18,6 @@ from triton.language import constexpr
 from aquatint.engines.triton_norm import laid
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
-COMPILER = f"triton {triton.__version__}"
 ROWS, COLUMNS = 16, 64  # of a block of elementwise work
 TILE = 128, 128, 32  # pixels, channels out and channels in of a tile of a convolution
 

@@ -15,6 +15,7 @@ WIDE = 128  # channels of a block, with padding
 LONG = 32  # pixels of a block
 SMALL = 256  # pixels of a picture up to which one program measures and writes a group
 SPLITS = 1024  # parts of a picture that are measured one by one, at most
+SIZES = ("pixels", "length", "splits", "groups", "width")  # whose values are not compiled in: seconds for each set
 
 
 @triton.jit
@@ -83,7 +84,7 @@ def _written(
     tl.store(y + (base + first) * groups * width + place, v.to(y.dtype.element_ty), mask=here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _norm_small(
     x,
     add,
@@ -111,7 +112,7 @@ def _norm_small(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _norm_parts(
     x, add, parts, pixels, length, splits, groups, width, ADD: constexpr, LONG: constexpr, GB: constexpr, WP: constexpr
 ):
@@ -129,7 +130,7 @@ def _norm_parts(
     tl.store(place + 1, square, mask=g < groups)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _norm_whole(parts, whole, pixels, length, splits, groups, width, eps, LONG: constexpr, GB: constexpr):
     """From the parts to mean and 1 / deviation of each group: whole [rows, groups, 2]."""
     row, g = tl.program_id(0).to(tl.int64), tl.program_id(1) * GB + tl.arange(0, GB)
@@ -152,7 +153,7 @@ def _norm_whole(parts, whole, pixels, length, splits, groups, width, eps, LONG: 
     tl.store(whole + (row * groups + g) * 2 + 1, scale, mask=g < groups)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _norm_written(
     x,
     add,
