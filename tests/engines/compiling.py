@@ -12,12 +12,13 @@ from triton.compiler import ASTSource
 
 from aquatint.engines import triton_kernels, triton_norm
 
-BLOCK = {"LONG": triton_norm.LONG, "GB": 8, "WP": 16, "ADD": True}  # 320 channels in 32 groups
+BLOCK = {"LONG": triton_norm.BLOCK[0], "GB": 8, "WP": 16, "ADD": True}  # 320 channels in 32 groups
+SMALL = {"LONG": triton_norm.SMALL_BLOCK[0], "GB": 1, "WP": 64, "ADD": True}  # 1280
 FLAT = {"ROWS": triton_kernels.ROWS, "COLUMNS": triton_kernels.COLUMNS}
 KERNELS: list[tuple[Any, dict[str, Any], int]] = [
-    (triton_norm._norm_small, BLOCK | {"SILU": True}, 8),
+    (triton_norm._norm_small, SMALL | {"SILU": True}, 8),
     (triton_norm._norm_parts, BLOCK, 8),
-    (triton_norm._norm_whole, {"LONG": triton_norm.LONG, "GB": 8}, 4),
+    (triton_norm._norm_whole, {"LONG": triton_norm.BLOCK[0], "GB": 8}, 4),
     (triton_norm._norm_written, BLOCK | {"SILU": True}, 8),
     (triton_kernels._geglu, FLAT, 4),
     (triton_kernels._sum, FLAT | {"BIAS": True}, 4),

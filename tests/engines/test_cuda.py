@@ -8,6 +8,7 @@ import torch
 from tests.engines.traced import Traced
 from tests.fixtures import tiny_bundle
 
+from aquatint.apps.cli.info import engine_facts
 from aquatint.base.errors import UserError
 from aquatint.engines import cuda, plain
 from aquatint.engines.choice import Engine, choose_engine
@@ -99,6 +100,15 @@ def test_a_bundles_engine_on_a_card(card) -> None:
         choose_engine("kernels", CARD, HALF)
     with pytest.raises(UserError, match="8-bit"):
         choose_engine("fp8", torch.device("cpu"))
+
+
+def test_info_says_what_is_not_used_and_why(card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aquatint.base.runtime.choose_device", lambda name="auto": CARD)
+    card(wrong="Triton's gate is not torch's.")
+    assert engine_facts()["engine"] == "cuda 1 graphs"
+    assert engine_facts()["not used"] == "Triton's gate is not torch's."
+    card()
+    assert "not used" not in engine_facts()
 
 
 def test_a_bundle_paints_by_graphs() -> None:

@@ -128,6 +128,7 @@ def test_a_convolution_in_parts_is_right(shape: tuple[int, ...], dtype: torch.dt
     assert off(bare, want - bias.double()[:, None, None]) < LIMIT[dtype]
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
 def test_rows_are_shortened_as_the_formula_says() -> None:
     rows = numbers(3, 100)
     (got, scale), (want, unit) = triton_kernels.shortened(rows), shortened(rows)

@@ -11,9 +11,8 @@ from triton.language import constexpr
 
 from aquatint.base.errors import UserError
 
-WIDE = 128  # channels of a block, with padding
-LONG = 32  # pixels of a block
-SMALL = 256  # pixels of a picture up to which one program measures and writes a group
+SMALL = 256  # pixels of a picture up to which one program measures and writes a block's groups
+BLOCK, SMALL_BLOCK = (32, 128), (64, 64)  # pixels and channels, with padding: narrow where programs are few
 SPLITS = 1024  # parts of a picture that are measured one by one, at most
 SIZES = ("pixels", "length", "splits", "groups", "width")  # whose values are not compiled in: seconds for each set
 
@@ -219,21 +218,22 @@ def norm_silu(
     if y.numel() == 0:
         return y
     pixels, width = height * tall, channels // groups
+    long, wide = SMALL_BLOCK if pixels <= SMALL else BLOCK
     padded = triton.next_power_of_2(width)
-    size: dict[str, Any] = {"LONG": LONG, "GB": min(triton.next_power_of_2(groups), max(1, WIDE // padded))}
+    size: dict[str, Any] = {"LONG": long, "GB": min(triton.next_power_of_2(groups), max(1, wide // padded))}
     how = size | {"WP": padded, "num_warps": 8, "ADD": add is not None}
     shape, more = (groups, width), x if add is None else add.contiguous()
     across = triton.cdiv(groups, size["GB"])
     if pixels <= SMALL:
         _norm_small[rows, across](x, more, weight, bias, y, pixels, *shape, eps, **how, SILU=silu)
         return y
-    length = triton.cdiv(triton.cdiv(pixels, SPLITS), LONG) * LONG
+    length = triton.cdiv(triton.cdiv(pixels, SPLITS), long) * long
     splits = triton.cdiv(pixels, length)
     parts = torch.empty(rows, splits, groups, 2, dtype=torch.float32, device=x.device)
     whole = torch.empty(rows, groups, 2, dtype=torch.float32, device=x.device)
     _norm_parts[rows * splits, across](x, more, parts, pixels, length, splits, *shape, **how)
     _norm_whole[rows, across](parts, whole, pixels, length, splits, groups, width, eps, **size)
-    blocks = rows * triton.cdiv(pixels, LONG)
+    blocks = rows * triton.cdiv(pixels, long)
     _norm_written[blocks, across](x, more, weight, bias, y, whole, pixels, *shape, **how, SILU=silu)
     return y
 
