@@ -4,13 +4,14 @@ import os
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in what tests start
-os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels for cards run on the CPU here, where Triton is installed
 
 import pytest
 import torch
 from tests import annotations
 
 annotations.install()
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels for cards run on the CPU, where Triton is installed
 
 
 @pytest.fixture(autouse=True)

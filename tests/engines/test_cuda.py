@@ -10,6 +10,7 @@ from tests.fixtures import tiny_bundle
 
 from aquatint.apps.cli.info import engine_facts
 from aquatint.base.errors import UserError
+from aquatint.base.noise import Noise
 from aquatint.engines import cuda, plain
 from aquatint.engines.choice import Engine, choose_engine
 from aquatint.engines.cuda import Cuda, engine, fits
@@ -100,6 +101,30 @@ def test_a_bundles_engine_on_a_card(card) -> None:
         choose_engine("kernels", CARD, HALF)
     with pytest.raises(UserError, match="8-bit"):
         choose_engine("fp8", torch.device("cpu"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_card_that_is_here() -> None:
+    """Its kernels are torch's, a U-Net by graphs is the plain one to rounding, and its bits repeat."""
+    card = torch.device("cuda", 0)
+    for dtype, most in ((torch.float32, 1e-4), (torch.float16, 2e-2), (torch.bfloat16, 1e-1)):
+        assert fits(card, dtype).reason == "" or torch.cuda.get_device_capability(card) < cuda.OLDEST
+        net = tiny_bundle(TINY).unet.to(card, dtype)
+        noise = Noise([1, 2])
+        given = (
+            noise.normal((4, 8, 8)).to(card),
+            torch.tensor([5.0, 700.0]).to(card),
+            noise.normal((7, 32)).to(card),
+            None,
+        )
+        with torch.no_grad():
+            want = net(*given)
+            found = choose_engine("auto", card, dtype)
+            found.prepare(net)
+            got = [found.quick(net)(*given) for _ in range(3)]
+        assert (got[0] - want).norm() <= most * want.norm()
+        assert got[1].equal(got[0])
+        assert got[2].equal(got[0])
 
 
 def test_info_says_what_is_not_used_and_why(card, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,10 @@ from aquatint.nets.seamless import seamless
 from aquatint.nets.tiled_autoencoder import decode_tiled
 from aquatint.nets.unet import UNet
 
-pytestmark = pytest.mark.usefixtures("still")
+pytestmark = [
+    pytest.mark.usefixtures("still"),
+    pytest.mark.skipif(not triton_kernels.INTERPRETED, reason="with a card, kernels do not run on the CPU"),
+]
 LIMIT = {torch.float32: 5e-7, torch.float16: 4e-4, torch.bfloat16: 6e-3}  # of the rms
 
 

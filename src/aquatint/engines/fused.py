@@ -31,7 +31,7 @@ class FusedNorm(nn.GroupNorm):
 
 
 class FusedResBlock(ResBlock):
-    """A residual block in six kernels: norm, convolution, norm that adds the time, convolution, skip, sum."""
+    """A residual block in six operations: norm, convolution, norm that adds the time, convolution, skip, sum."""
 
     def forward(
         self, x: Float[Tensor, "b i h w"], time: Float[Tensor, "b t"] | None = None
