@@ -68,7 +68,7 @@ def test_short_floats_are_for_cards_that_have_them(card) -> None:
     card((9, 0), wrong="no")
     with pytest.raises(UserError, match="no"):
         engine(CARD, HALF, fp8=True)
-    with pytest.raises(UserError, match="no CUDA"):
+    with pytest.raises(UserError, match="for CUDA"):
         engine(torch.device("cpu"), HALF, fp8=True)
     card((8, 9))
     found = engine(CARD, HALF, fp8=True)
@@ -99,8 +99,9 @@ def test_a_bundles_engine_on_a_card(card) -> None:
     assert choose_engine("auto", CARD, HALF).name == "torch"
     with pytest.raises(UserError, match="capability 8"):
         choose_engine("kernels", CARD, HALF)
-    with pytest.raises(UserError, match="8-bit"):
-        choose_engine("fp8", torch.device("cpu"))
+    for dtype in (torch.float32, HALF):
+        with pytest.raises(UserError, match="8-bit"):
+            choose_engine("fp8", torch.device("cpu"), dtype)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -127,13 +128,18 @@ def test_the_card_that_is_here() -> None:
         assert got[2].equal(got[0])
 
 
-def test_info_says_what_is_not_used_and_why(card, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_used_is_said(card, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aquatint.base.runtime.choose_device", lambda name="auto": CARD)
     card(wrong="Triton's gate is not torch's.")
     assert engine_facts()["engine"] == "cuda 1 graphs"
-    assert engine_facts()["not used"] == "Triton's gate is not torch's."
+    assert engine_facts()["note"] == "without our kernels for cards, slower: Triton's gate is not torch's."
+    card((7, 5))
+    assert engine_facts()["engine"] == "torch"
+    assert engine_facts()["note"].startswith("torch alone computes, slower: The card's capability is 7.5")
     card()
-    assert "not used" not in engine_facts()
+    assert "note" not in engine_facts()
+    card((7, 5))
+    assert choose_engine("torch", CARD, HALF).note == ""
 
 
 def test_a_bundle_paints_by_graphs() -> None:

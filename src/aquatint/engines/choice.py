@@ -79,13 +79,14 @@ def choose_engine(
     wish = name if name != "auto" else os.environ.get("AQUATINT_ENGINE") or name
     if wish not in ENGINES:
         raise unknown("engine", wish, ENGINES)
-    card = cuda.engine(device, dtype, fp8=wish == "fp8") if device is not None and wish != TORCH else None
+    where, card, missing = device or torch.device("cpu"), None, ""
+    if wish == "fp8" or (wish != TORCH and where.type == "cuda"):
+        card, missing = cuda.engine(where, dtype, fp8=wish == "fp8"), cuda.fits(where, dtype).reason
     if card is not None:
-        missing = cuda.fits(device, dtype).reason if device is not None else ""
-        return Engine(card.name, note=missing and f"without our kernels for the card, slower: {missing}", card=card)
-    fits = dtype == torch.float32 and (device is None or device.type == "cpu")
+        return Engine(card.name, note=missing and f"without our kernels for cards, slower: {missing}", card=card)
+    fits = dtype == torch.float32 and where.type == "cpu"
     if wish == TORCH or (wish == "auto" and not fits):
-        return Engine()
+        return Engine(note=missing and f"torch alone computes, slower: {missing}")
     if wish == "auto" and found().library is None:
         return Engine(note=f"torch alone computes, slower: {found().reason}")
     if not fits:

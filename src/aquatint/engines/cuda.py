@@ -92,7 +92,7 @@ def engine(device: torch.device, dtype: torch.dtype, *, fp8: bool = False, split
 def fits(device: torch.device, dtype: torch.dtype) -> Fit:
     """What of the engine a device can use. The kernels are tried against torch's own answer first, once a process."""
     if device.type != "cuda" or torch.version.cuda is None:  # ROCm calls its devices "cuda" too
-        return Fit(False, "", f"{device.type} is no CUDA device.")
+        return Fit(False, "", "The engine for cards is for CUDA.")
     have = torch.cuda.get_device_capability(device)
     if have < OLDEST:
         return Fit(False, "", f"The card's capability is {have[0]}.{have[1]}; this engine begins at 8.0.")

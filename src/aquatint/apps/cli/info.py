@@ -38,18 +38,15 @@ def engine_facts() -> dict[str, Any]:
     """The engine of this machine: its name in reproduction keys, its library, and the memory that it would take."""
     from aquatint.base import runtime
     from aquatint.engines.choice import WORK, choose_engine
-    from aquatint.engines.cuda import fits
     from aquatint.engines.kernels.build import found
 
     device, library = runtime.choose_device(), found()
-    kind = runtime.choose_dtype("auto", device)
-    chosen = choose_engine("auto", device, kind)
-    missing = fits(device, kind).reason if device.type == "cuda" else ""
+    chosen = choose_engine("auto", device, runtime.choose_dtype("auto", device))
     free = runtime.free_memory()
     return {
         "device": str(device),
         "engine": chosen.name,
-        **({"not used": missing} if missing else {}),
+        **({"note": chosen.note} if chosen.note else {}),
         "kernels": f"none: {library.reason}" if library.library is None else library.library._name,
         "threads": runtime.choose_threads(),
         "memory free": free,
