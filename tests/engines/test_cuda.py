@@ -16,6 +16,7 @@ from aquatint.engines.choice import Engine, choose_engine
 from aquatint.engines.cuda import Cuda, engine, fits
 from aquatint.families import TINY
 from aquatint.nets.unet import UNet
+from aquatint.pipelines.approximations import Approximations, Reuse
 
 CARD, HALF = torch.device("cuda"), torch.float16
 
@@ -157,3 +158,12 @@ def test_a_bundle_paints_by_graphs() -> None:
     assert np.array_equal(np.asarray(again.image), np.asarray(first.image))
     assert (recorder.recorded, recorder.replays) == (2, 2 * (1 + 3))  # other pictures of the shape need no new graphs
     assert first.record.key.engine == "cuda 1 graphs"
+    merging = bundle.paint("two cats", seed=5, **how, approximations=Approximations(merge=0.25))
+    assert recorder.recorded == 4
+    assert not np.array_equal(np.asarray(merging.image), np.asarray(first.image))
+    usually, here = (
+        np.asarray(it.paint("two cats", seed=5, **how, approximations=Approximations(Reuse(2))).image).astype(int)
+        for it in (usual, bundle)
+    )
+    assert recorder.recorded == 4  # what Python keeps from step to step cannot be in a graph
+    assert np.abs(usually - here).max() <= 1

@@ -79,3 +79,14 @@ def test_a_net_that_reads_pictures_is_told_its_context_as_it_is() -> None:
     torch.testing.assert_close(step(x, t, context, None), looking(x, t, context), rtol=1e-5, atol=1e-5)
     assert kinds(twin)[Told] == 0
     assert kinds(twin)[Joined] == sum(isinstance(part, TransformerLayer) for part in twin.modules())
+
+
+@torch.no_grad()
+def test_joined_attention_to_something_else_is_attention() -> None:
+    net = UNet(TINY.unet)
+    name = "middle.first.attend.layers.0.among"
+    plain, joined = net.get_submodule(name), parted(net).twin.get_submodule(name)
+    assert isinstance(joined, Joined)
+    x, context = (Noise([1]).normal((n, plain.q.in_features), draw=n) for n in (5, 3))
+    for given in ((x,), (x, x), (x, context)):
+        torch.testing.assert_close(joined(*given), plain(*given), rtol=1e-5, atol=1e-5)
