@@ -4,6 +4,7 @@ The interpreter rounds to bfloat16 and to 8-bit floats wrongly where the fractio
 matrices as if they were whole numbers (triton 3.7); the bounds for those are wide, and convolutions go without.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -58,8 +59,13 @@ SHAPES = [(2, 12, 5, 7, 4), (1, 9, 1, 1, 3), (2, 4, 9, 8, 4), (1, 66, 3, 5, 33),
 SLOW = [(2, 6, 17, 19, 3), (2, 320, 9, 8, 32), (1, 640, 16, 17, 32), (1, 12, 40, 41, 4), (1, 1920, 4, 4, 32)]
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLOW)], ids=str)
-@pytest.mark.parametrize("dtype", LIMIT, ids=str)
+NORMS = [(SHAPES[0], torch.float16), (SHAPES[1], torch.bfloat16), *((shape, torch.float32) for shape in SHAPES)]
+MORE = [pair for pair in itertools.product([*SHAPES, *SLOW], LIMIT) if pair not in NORMS]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [*NORMS, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in MORE)], ids=str
+)
 def test_a_norm_is_right(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     rows, channels, height, width, groups = shape
     x = (3 * numbers(rows, channels, height, width) + 5).to(dtype)
