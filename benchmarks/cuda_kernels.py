@@ -111,6 +111,10 @@ def convs(box: Box, toy: bool) -> Iterator[Row]:
             row |= {f"{name}, us": note if ms is None else 1e3 * ms}
             if ms is not None:
                 row |= {f"{name}, TFLOP/s": share(flop(shape), ms)["TFLOP/s"], "rms": note}
+        if side // stride <= 16:
+            y, w = x.to(memory_format=torch.channels_last), weight.to(memory_format=torch.channels_last)
+            ms, note = tried(partial(ours_convolved, y, w, bias, stride), want, box.device)
+            row |= {"ours, split, us": note if ms is None else 1e3 * ms}
         yield row
 
 
@@ -135,16 +139,31 @@ def normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.silu(F.group_norm(x, 32, weight, bias))
 
 
+def ours_normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The same by the engine's kernel."""
+    from aquatint.engines.triton_norm import norm_silu
+
+    return norm_silu(x, 32, weight, bias, 1e-5)
+
+
+def ours_convolved(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """A 3x3 convolution by the engine's kernel."""
+    from aquatint.engines.triton_kernels import convolved
+
+    return convolved(x, weight, bias, stride)
+
+
 def norms(box: Box, toy: bool) -> Iterator[Row]:
-    """torch's GroupNorm and SiLU in both layouts: microseconds, and GB/s if each read and wrote its tensor once."""
+    """GroupNorm and SiLU, torch's in both layouts and ours: microseconds, and GB/s if each tensor was moved once."""
     for rows, width, side in NORMS if not toy else ((2, 32, 8),):
         x = normal(box, rows, width, side, side)
         weight, bias = normal(box, width, 1, draw=1).flatten(), normal(box, width, 1, draw=2).flatten()
         want = normed(x.float(), weight.float(), bias.float())
         row: dict[str, Any] = {"norm": f"{rows} x {width} x {side} x {side}"}
-        for name, layout in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last)):
+        ways = (("NCHW", torch.contiguous_format, normed), ("NHWC", torch.channels_last, normed))
+        for name, layout, way in (*ways, ("ours", torch.channels_last, ours_normed)):
             y = x.to(memory_format=layout)
-            ms, note = tried(partial(normed, y, weight, bias), want, box.device)
+            ms, note = tried(partial(way, y, weight, bias), want, box.device)
             row |= {f"{name}, us": note if ms is None else 1e3 * ms}
             row |= {} if ms is None else {f"{name}, GB/s": 4.0 * x.numel() / ms / 1e6, "rms": note}
         yield row

@@ -27,12 +27,15 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.rungs import Again, engine_of  # noqa: E402
 from benchmarks.timebox import Box, Row, off, options, settle  # noqa: E402
 from tests.fixtures import tiny_bundle  # noqa: E402
 
 import aquatint  # noqa: E402
 from aquatint.base import runtime  # noqa: E402
 from aquatint.base.noise import Noise  # noqa: E402
+from aquatint.engines.choice import choose_engine  # noqa: E402
+from aquatint.engines.cuda import Cuda  # noqa: E402
 from aquatint.engines.plain import prepare  # noqa: E402
 from aquatint.families import FAMILIES, Family  # noqa: E402
 from aquatint.nets.adapters import LowRank  # noqa: E402
@@ -126,7 +129,7 @@ def networks(name: str, device: torch.device) -> Iterator[tuple[str, nn.Module]]
     """The networks of a family, one after the other, on the device in float32: only one is in memory."""
     family = FAMILIES[name]
     if name == "POCKET":
-        bundle = aquatint.load(device=str(device), dtype="float32")
+        bundle = aquatint.load(device=str(device), dtype="float32", engine="torch")
         parts: dict[str, Any] = {"unet": bundle.unet, "autoencoder": bundle.autoencoder, "text": bundle.text}
         yield from parts.items()
         return
@@ -155,6 +158,31 @@ def nets_of(name: str, side: int, box: Box) -> Iterator[Row]:
                     got = there[question](changed)
                     settle(device)
                 yield {"network": f"{name} {question}", "numbers": kind, **off(got, want[question])}
+
+
+def engines(name: str, side: int, box: Box) -> Iterator[Row]:
+    """The engine's U-Net and autoencoder, against the CPU's float32; whether bits repeat, and without a graph too."""
+    family, device = FAMILIES[name], box.device
+    given_ = inputs(family, side)
+    here, there = questions(family, given_, torch.device("cpu")), questions(family, given_, device)
+    nets = ((place, net) for place, net in networks(name, device) if place in ("unet", "autoencoder"))
+    for place, net in nets:
+        asked = ("decode", "encode") if place == "autoencoder" else (place,)
+        with computing(False):
+            want = {question: here[question](copy.deepcopy(net).to("cpu")) for question in asked}
+        for kind, (dtype, tf32) in KINDS.items():
+            if tf32:
+                continue
+            card, changed = engine_of(device, dtype), copy.deepcopy(net).to(dtype)
+            card.prepare(changed)
+            for question in asked:
+                with computing(False):
+                    ways = (card, card, Cuda(Again(), card.compiler)) if question == "unet" else (card, card)
+                    quick = [way.quick(changed) if question == "unet" else changed for way in ways]
+                    got = [there[question](way) for way in quick]
+                    settle(device)
+                row = {"network": f"{name} {question}", "numbers": kind, **off(got[0], want[question])}
+                yield {**row, "same": all(it.equal(got[0]) for it in got), "engine": card.name}
 
 
 def noise_bits(box: Box) -> Iterator[Row]:
@@ -219,8 +247,9 @@ def moved(bundle: Bundle, device: torch.device, dtype: torch.dtype = torch.float
     """A copy of a bundle on a device, prepared as `aquatint.load` prepares one."""
     names = ["unet", "autoencoder", "text", *(["text2"] if bundle.text2 else [])]
     nets: dict[str, Any] = {name: copy.deepcopy(getattr(bundle, name)).to(device, dtype) for name in names}
-    prepare(nets["unet"]), prepare(nets["autoencoder"])
-    return replace(bundle, device=device, dtype=dtype, **nets)
+    engine = choose_engine("auto" if device.type == "cuda" else "torch", device, dtype)
+    engine.prepare(nets["unet"], often=True), engine.prepare(nets["autoencoder"])
+    return replace(bundle, device=device, dtype=dtype, engine=engine, **nets)
 
 
 def wishes() -> dict[str, dict[str, Any]]:
@@ -302,7 +331,7 @@ def adapters(box: Box) -> Iterator[Row]:
         opened = open_controls(files, control_files.write(folder / "tower.safetensors", control_files.tower()))
         sides = []
         for bundle in (here, moved(here, box.device)):
-            controls = opened.built(family, bundle.device, torch.float32)
+            controls = opened.built(family, bundle.device, torch.float32, bundle.engine)
             whole = replace(bundle, controls=controls, shelf=shelf([folder / "ink.safetensors"]))
             sides.append(with_embeddings(whole, [folder / "inky.safetensors"]))
         wished: dict[str, dict[str, Any]] = {
@@ -341,6 +370,8 @@ def main(words: Sequence[str] | None = None) -> Box:
             "nets POCKET": partial(nets_of, "POCKET", 8 if given_.toy else 16, box),
             "walks": partial(walks, box, given_.toy),
             **({} if given_.toy else {"nets SD15": partial(nets_of, "SD15", side, box)}),
+            **{f"engine {name}": partial(engines, name, 8, box) for name in ("TINY", "TINY_XL", "POCKET")},
+            **({} if given_.toy else {"engine SD15": partial(engines, "SD15", side, box)}),
             "adapters": partial(adapters, box),
             "doors": partial(doors, box, given_.toy),
         }

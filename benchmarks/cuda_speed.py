@@ -1,14 +1,17 @@
-"""How fast Stable Diffusion 1.5 paints on CUDA: guided steps, decoding, whole pictures; eager, as a graph, compiled.
+"""How fast Stable Diffusion 1.5 paints on CUDA: guided steps, decoding, whole pictures, rung by rung of the engine.
 
     PYTHONPATH=src python benchmarks/cuda_speed.py --out FOLDER --seconds 80              # and --compile for that rung
     PYTHONPATH=src python benchmarks/cuda_speed.py --out FOLDER --device cpu --toy        # a rehearsal
 
-Random weights, 512 x 512 pixels, two rows a picture with guidance, prepared as `aquatint.load` prepares them. "exact"
-is how aquatint paints (no kernel is chosen by timing, cuDNN deterministic); "free" lets cuDNN choose. A graph's answer
-is held against the eager one before it is timed. Single kernels are at the end (cuda_kernels.py). Medians.
+Random weights, 512 x 512 pixels, two rows a picture with guidance. The rungs are those of benchmarks/rungs.py: torch as
+it is (eager), its step as one graph, products joined, our kernels (the engine as it paints), and what is optional.
+"exact" is how aquatint paints (no kernel is chosen by timing, cuDNN deterministic); "free" lets cuDNN choose. A rung's
+answer is held against the eager one before it is timed, at another level. Single kernels come last (cuda_kernels.py).
+Medians.
 """
 
 import argparse
+import copy
 import json
 import os
 import signal
@@ -28,15 +31,17 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.cuda_parity import random_weights  # noqa: E402
+from benchmarks.rungs import Rung, ladder, missing, prepared, recorder  # noqa: E402
 from benchmarks.timebox import Box, Row, flop_of, milliseconds, off, options, settle, share  # noqa: E402
 
 from aquatint.base import runtime  # noqa: E402
 from aquatint.base.noise import Noise  # noqa: E402
-from aquatint.diffusion.denoisers import Conditioning, Denoiser, guided  # noqa: E402
+from aquatint.diffusion.denoisers import Conditioning, Denoiser, Net, guided  # noqa: E402
 from aquatint.diffusion.grids import GRIDS  # noqa: E402
 from aquatint.diffusion.prediction import PREDICTIONS  # noqa: E402
 from aquatint.diffusion.samplers import SAMPLERS  # noqa: E402
-from aquatint.diffusion.schedule import Level, NoiseSchedule  # noqa: E402
+from aquatint.diffusion.schedule import NoiseSchedule  # noqa: E402
+from aquatint.engines.graphs import Graphs  # noqa: E402
 from aquatint.engines.plain import prepare  # noqa: E402
 from aquatint.families import SD15, TINY  # noqa: E402
 from aquatint.nets.autoencoder import Autoencoder  # noqa: E402
@@ -45,50 +50,18 @@ from benchmarks import cuda_kernels  # noqa: E402
 
 ALLOWED = 90.0  # seconds for a compilation
 CLOSE = {torch.bfloat16: 0.1, torch.float16: 0.02, torch.float32: 1e-3}  # rms of a difference that may be timed
-
-
-class Captured:
-    """A function of tensors as one CUDA graph: same shapes, same memory, one launch. On the CPU the function itself.
-
-    The answer is overwritten by the next call.
-    """
-
-    def __init__(self, call: Callable[..., Tensor], *given: Tensor) -> None:
-        self.call, self.given, self.graph = call, [tensor.clone() for tensor in given], None
-        if given[0].device.type == "cuda":
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(2):
-                    call(*self.given)
-            torch.cuda.current_stream().wait_stream(side)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.answer = call(*self.given)
-
-    def __call__(self, *given: Tensor) -> Tensor:
-        for place, tensor in zip(self.given, given, strict=True):
-            place.copy_(tensor)
-        return self.replay()
-
-    def replay(self) -> Tensor:
-        """The answer to what stands in `given`."""
-        if self.graph is None:
-            return self.call(*self.given)
-        self.graph.replay()
-        return self.answer
+SHORT = 0.3  # the same, of 8-bit floats
 
 
 class Subject:
     """The networks in one number format, and what they are asked."""
 
-    def __init__(self, box: Box, toy: bool, dtype: torch.dtype, *, last: bool = True) -> None:
+    def __init__(self, box: Box, toy: bool, dtype: torch.dtype) -> None:
         self.device, self.dtype, family = box.device, dtype, TINY if toy else SD15
         self.family, self.side = family, 8 if toy else 64
         self.unet = random_weights(UNet, family.unet, box.device).to(dtype)
         self.autoencoder = random_weights(Autoencoder, family.autoencoder, box.device).to(dtype)
-        if last:
-            prepare(self.unet), prepare(self.autoencoder)
+        prepare(self.unet), prepare(self.autoencoder)
         self.schedule = NoiseSchedule(family.schedule)
         latent = torch.zeros(1, 4, self.side, self.side, device="meta")
         told = torch.zeros(2, 77, family.unet.context, device="meta")
@@ -100,29 +73,11 @@ class Subject:
         """Noise."""
         return Noise(range(batch)).normal((4, self.side, self.side), device=self.device)
 
-    def denoiser(self, batch: int, net: Callable[..., Tensor] | None = None) -> Denoiser:
-        """The guided U-Net."""
+    def denoiser(self, batch: int, net: Net) -> Denoiser:
+        """A net, guided."""
         said = Noise(range(2 * batch)).normal((77, self.family.unet.context), draw=1, device=self.device)
         conds = Conditioning(said[:batch]), Conditioning(said[batch:])
-        return guided(self.unet if net is None else net, PREDICTIONS[self.family.prediction], *conds, 7.5)
-
-    def captured(self, batch: int, net: Callable[..., Tensor] | None = None) -> tuple[Denoiser, Captured]:
-        """The same as one graph, told the level in tensors; and the graph."""
-        plain, one = self.denoiser(batch, net), torch.ones(1, 1, 1, 1, device=self.device)
-
-        def call(x: Tensor, alpha: Tensor, sigma: Tensor, t: Tensor) -> Tensor:
-            return plain(x, Level(alpha, sigma, t))
-
-        level = self.schedule.at(500)
-        graph = Captured(call, self.latents(batch), *(one * number for number in (level.alpha, level.sigma, level.t)))
-
-        def denoise(x: Tensor, level: Level) -> Tensor:
-            for place, number in zip(graph.given[1:], (level.alpha, level.sigma, level.t), strict=True):
-                place.fill_(number)
-            graph.given[0].copy_(x)
-            return graph.replay().clone()
-
-        return denoise, graph
+        return guided(net, PREDICTIONS[self.family.prediction], *conds, 7.5)
 
     def paint(self, denoise: Denoiser, batch: int, steps: int, decode: Callable[[Tensor], Tensor]) -> Tensor:
         """Whole pictures by DDIM, as tensors on the device."""
@@ -147,7 +102,6 @@ class Ladder:
     def __init__(self, box: Box, toy: bool) -> None:
         self.box, self.toy, self.device = box, toy, box.device
         self.subject = cache(partial(Subject, box, toy))
-        self.eager_ms: dict[int, float] = {}
 
     def time(self, call: Callable[[], object], budget: float = 0.6) -> float:
         """The median in milliseconds."""
@@ -157,67 +111,80 @@ class Ladder:
         """A line of the table; the rate is of steps, decodings or whole pictures, for one picture."""
         return {"what": what, "batch": batch, "ms": ms, "a picture, ms": ms / batch, **share(batch * flop, ms)}
 
-    def eager(self, batches: Sequence[int], dtype: torch.dtype = torch.bfloat16, how: str = "exact") -> Iterator[Row]:
-        """The guided step as torch runs it."""
-        subject = self.subject(dtype)
-        level = subject.schedule.at(500)
-        for batch in batches:
-            x, denoise = subject.latents(batch), subject.denoiser(batch)
-            with exact(self.device), exact(self.device) if how == "exact" else free():
-                ms = self.time(partial(denoise, x, level))
-            yield self.row(f"step, eager, {how}, {_name(dtype)}", batch, ms, subject.step_flop)
+    def rungs(self, dtype: torch.dtype = torch.bfloat16) -> dict[str, Rung]:
+        """By their names, without what the engine says of itself."""
+        return {rung.name.split(" (")[0]: rung for rung in ladder(self.device, dtype)}
 
-    def graph(self, batches: Sequence[int], dtype: torch.dtype = torch.bfloat16, how: str = "exact") -> Iterator[Row]:
-        """The guided step as one graph."""
-        subject = self.subject(dtype)
-        level = subject.schedule.at(321)
-        for batch in batches:
-            x = subject.latents(batch)
-            with exact(self.device), exact(self.device) if how == "exact" else free():
-                want = subject.denoiser(batch)(x, level)
-                denoise, graph = subject.captured(batch)
-                found = _close(denoise(x, level), want, dtype)
-                ms = self.time(graph.replay)
-            yield {**self.row(f"step, graph, {how}, {_name(dtype)}", batch, ms, subject.step_flop), "rms": found}
+    def steps(
+        self,
+        batches: Sequence[int],
+        names: Sequence[str] = (),
+        dtype: torch.dtype = torch.bfloat16,
+        how: str = "exact",
+    ) -> Iterator[Row]:
+        """The guided step, rung by rung; a rung that fails says why and the next begins."""
+        subject, rungs = self.subject(dtype), self.rungs(dtype)
+        first, then = subject.schedule.at(500), subject.schedule.at(321)
+        for name in names or rungs:
+            rung = rungs[name]
+            net = prepared(subject.unet, rung)
+            for batch in batches:
+                x, plain = subject.latents(batch), subject.denoiser(batch, subject.unet)
+                try:
+                    with exact(self.device), exact(self.device) if how == "exact" else free():
+                        denoise = subject.denoiser(batch, rung.quick(net))
+                        denoise(x, first)
+                        found = _close(denoise(x, then), plain(x, then), SHORT if "fp8" in name else CLOSE[dtype])
+                        ms = self.time(partial(denoise, x, then))
+                except Exception as error:
+                    self.box.note(f"{rung.name}, batch {batch}: {type(error).__name__}: {str(error)[:200]}")
+                    continue
+                row = self.row(f"step, {rung.name}, {how}, {_name(dtype)}", batch, ms, subject.step_flop)
+                yield {**row, "estimate, ms": rung.estimate if batch == 1 else "", "rms": found}
+            del net
 
     def decode(self, batches: Sequence[int]) -> Iterator[Row]:
-        """The decoder, eager and as one graph."""
-        subject = self.subject(torch.bfloat16)
-        for batch in batches:
-            z = subject.latents(batch)
-            for how in ("exact", "free"):
-                with exact(self.device), exact(self.device) if how == "exact" else free():
-                    ms = self.time(partial(subject.autoencoder.decode, z))
-                    yield self.row(f"decode, eager, {how}", batch, ms, subject.decode_flop)
-                    graph = Captured(subject.autoencoder.decode, z)
-                    found = _close(graph(z), subject.autoencoder.decode(z), subject.dtype)
+        """The decoder, as torch runs it and with our kernels, each also as one graph."""
+        subject, rungs = self.subject(torch.bfloat16), self.rungs()
+        for rung in (rungs["eager"], rungs["engine"]):
+            net = prepared(subject.autoencoder, rung)
+            for batch in batches:
+                z = subject.latents(batch)
+                with exact(self.device):
+                    found = _close(net.decode(z), subject.autoencoder.decode(z), CLOSE[subject.dtype])
+                    ms = self.time(partial(net.decode, z))
+                    yield {**self.row(f"decode, {rung.name}", batch, ms, subject.decode_flop), "rms": found}
+                    graph = recorder(self.device).record(partial(net.decode, z))
+                    graph.replay()
+                    found = _close(graph.out, subject.autoencoder.decode(z), CLOSE[subject.dtype])
                     ms = self.time(graph.replay)
-                yield {**self.row(f"decode, graph, {how}", batch, ms, subject.decode_flop), "rms": found}
+                yield {**self.row(f"decode, {rung.name}, as a graph", batch, ms, subject.decode_flop), "rms": found}
 
     def pictures(self, counts: Sequence[int], batches: Sequence[int] = (1,)) -> Iterator[Row]:
         """Whole pictures: noise, steps, decoder."""
-        subject = self.subject(torch.bfloat16)
-        for batch in batches:
-            with exact(self.device), free():
-                denoise, _ = subject.captured(batch)
-                decode = Captured(subject.autoencoder.decode, subject.latents(batch))
-            plain = subject.denoiser(batch), subject.autoencoder.decode
-            for how, nets in {"graph, free": (denoise, decode), "eager, exact": plain}.items():
+        subject, rungs = self.subject(torch.bfloat16), self.rungs()
+        for name in ("engine", "eager"):
+            rung = rungs[name]
+            nets = prepared(subject.unet, rung), prepared(subject.autoencoder, rung)
+            for batch in batches:
                 for steps in counts:
-                    paint = partial(subject.paint, nets[0], batch, steps, nets[1])
                     with exact(self.device):
+                        denoise = subject.denoiser(batch, rung.quick(nets[0]))
+                        paint = partial(subject.paint, denoise, batch, steps, nets[1].decode)
                         ms = milliseconds(paint, self.device, budget=0.0, warm=1)
                     flop = steps * subject.step_flop + subject.decode_flop
-                    row = self.row(f"{steps} steps, decoder, {how}", batch, ms, flop)
+                    row = self.row(f"{steps} steps, decoder, {rung.name}", batch, ms, flop)
                     yield {**row, "pictures/s": 1e3 * batch / ms}
 
     def layouts(self) -> Iterator[Row]:
         """Kernels as they were opened, not channels last."""
-        subject = self.subject(torch.bfloat16, last=False)
-        level = subject.schedule.at(500)
+        subject = self.subject(torch.bfloat16)
+        level, net = subject.schedule.at(500), copy.deepcopy(subject.unet)
+        for weight in net.parameters():
+            weight.data = weight.data.contiguous()
         for batch in (1, 4):
             with exact(self.device):
-                ms = self.time(partial(subject.denoiser(batch), subject.latents(batch), level))
+                ms = self.time(partial(subject.denoiser(batch, net), subject.latents(batch), level))
             yield self.row("step, eager, exact, not channels last", batch, ms, subject.step_flop)
 
     def compiled(self) -> Iterator[Row]:
@@ -239,32 +206,33 @@ class Ladder:
                 yield json.loads(line)
 
 
-def compile_here(ladder: Ladder) -> None:
+def compile_here(measured: Ladder) -> None:
     """What the process for torch.compile does: a line of JSON for each row."""
-    subject = ladder.subject(torch.bfloat16)
+    subject = measured.subject(torch.bfloat16)
     net = torch.compile(subject.unet, fullgraph=True, dynamic=False)
     level = subject.schedule.at(321)
     for batch in (1, 4):
         x, began = subject.latents(batch), time.perf_counter()
-        with exact(ladder.device), free():
-            found = _close(subject.denoiser(batch, net)(x, level), subject.denoiser(batch)(x, level), subject.dtype)
-            settle(ladder.device)
+        with exact(measured.device), free():
+            want = subject.denoiser(batch, subject.unet)(x, level)
+            found = _close(subject.denoiser(batch, net)(x, level), want, CLOSE[subject.dtype])
+            settle(measured.device)
             seconds = time.perf_counter() - began
-            ms = ladder.time(partial(subject.denoiser(batch, net), x, level))
+            ms = measured.time(partial(subject.denoiser(batch, net), x, level))
             rows = [
-                {**ladder.row("step, compiled", batch, ms, subject.step_flop), "rms": found, "compiling, s": seconds}
+                {**measured.row("step, compiled", batch, ms, subject.step_flop), "rms": found, "compiling, s": seconds}
             ]
-            _, graph = subject.captured(batch, net)
-            ms = ladder.time(graph.replay)
-            rows.append(dict(ladder.row("step, compiled and as one graph", batch, ms, subject.step_flop)))
+            quick = subject.denoiser(batch, Graphs(recorder(measured.device), lambda net: None).of(net))
+            ms = measured.time(partial(quick, x, level))
+            rows.append(dict(measured.row("step, compiled and as one graph", batch, ms, subject.step_flop)))
         for row in rows:
             print(json.dumps(row), flush=True)
 
 
-def _close(got: Tensor, want: Tensor, dtype: torch.dtype) -> float:
+def _close(got: Tensor, want: Tensor, most: float) -> float:
     """The root mean square of the difference; an error if it is too large to time anything."""
     found = off(got, want)
-    if not found["finite"] or found["rms"] > CLOSE[dtype]:
+    if not found["finite"] or found["rms"] > most:
         raise ValueError(f"not the eager answer: {found}")
     return found["rms"]
 
@@ -273,29 +241,27 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def sections(ladder: Ladder, given: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row]]]:
+def sections(measured: Ladder, given: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row]]]:
     """What is worth most comes first."""
     bf16, half = torch.bfloat16, torch.float16
     large = (2,) if given.toy else (8, 16)
+    best = ("eager", "engine")
     made: dict[str, Callable[[], Iterator[Row]]] = {
-        "eager": partial(ladder.eager, (1, 4)),
-        "graph": partial(ladder.graph, (1, 4), bf16, "free"),
-        "decode": partial(ladder.decode, (1, 4)),
-        "pictures": partial(ladder.pictures, (2, 3) if given.toy else (20, 50)),
-        "eager, free": partial(ladder.eager, (1, 4), bf16, "free"),
-        "large batches": partial(ladder.graph, large, bf16, "free"),
-        "large batches, eager": partial(ladder.eager, (2, *large)),
+        "steps": partial(measured.steps, (1, 4)),
+        "decode": partial(measured.decode, (1, 4)),
+        "pictures": partial(measured.pictures, (2, 3) if given.toy else (20, 50)),
+        "large batches": partial(measured.steps, (2, *large), best),
     }
     if given.compile:
-        made["compiled"] = ladder.compiled
-    kernels = {name: partial(run, ladder.box, given.toy) for name, run in cuda_kernels.SECTIONS.items()}
+        made["compiled"] = measured.compiled
+    kernels = {name: partial(run, measured.box, given.toy) for name, run in cuda_kernels.SECTIONS.items()}
     return (
         made
         | kernels
         | {
-            "float16": partial(ladder.eager, (1, 4), half),
-            "layouts": ladder.layouts,
-            "graph, exact": partial(ladder.graph, (1, 4)),
+            "float16": partial(measured.steps, (1, 4), best, half),
+            "layouts": measured.layouts,
+            "free": partial(measured.steps, (1, 4), best, bf16, "free"),
         }
     )
 
@@ -308,11 +274,12 @@ def main(words: Sequence[str] | None = None) -> Box:
     given: Any = parser.parse_args(words)
     box = Box("CUDA speed", given)
     with torch.no_grad():
-        ladder = Ladder(box, given.toy)
+        measured = Ladder(box, given.toy)
         if given.child:
-            compile_here(ladder)
+            compile_here(measured)
         else:
-            box.run(sections(ladder, given))
+            box.facts["not used of the engine"] = missing(box.device)
+            box.run(sections(measured, given))
     return box
 
 

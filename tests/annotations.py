@@ -40,6 +40,8 @@ def checked(thing: Any = None, *, typechecker: Any = None) -> Any:
 
 
 def _function(fn: Callable[..., Any]) -> Callable[..., Any]:
+    if any("constexpr" in str(hint) for hint in fn.__annotations__.values()):  # a kernel, whose source Triton compiles
+        return fn
     if inspect.isgeneratorfunction(fn):  # which beartype would not check before the first item is asked for
         return _JAXTYPED(fn, typechecker=functools.partial(beartype, conf=CONF))
     hints = {name: _resolved(hint, fn.__globals__) for name, hint in fn.__annotations__.items()}

@@ -22,6 +22,27 @@ def test_a_device_that_is_not_here(name: str) -> None:
         runtime.choose_device(name)
 
 
+def test_an_intel_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
+    with pytest.raises(UserError, match="sees: 0"):
+        runtime.choose_device("xpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert runtime.choose_device().type == "cpu"
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
+    monkeypatch.setattr(torch.xpu, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.xpu, "get_device_name", lambda device: "Intel Arc")
+    assert runtime.choose_device().type == "xpu"
+    with pytest.raises(UserError, match="sees: 2"):
+        runtime.choose_device("xpu:2")
+    device = runtime.choose_device("xpu:1")
+    assert device.index == 1
+    assert runtime.choose_dtype("auto", device) is torch.float32
+    assert runtime.key(device, torch.float32, 1).device == "Intel Arc"
+    with runtime.exact(device, 1):
+        assert not torch.is_grad_enabled()
+
+
 def test_an_unknown_dtype() -> None:
     with pytest.raises(UserError, match='Did you mean "float32"'):
         runtime.choose_dtype("float31", torch.device("cpu"))

@@ -24,6 +24,9 @@ def test_parity(tmp_path: Path) -> None:
     assert all(row["finite"] for row in nets)
     assert all(row["rms"] == 0 for row in nets if row["numbers"] == "float32")
     assert all(0 < row["rms"] < 0.05 for row in nets if row["numbers"] in ("bfloat16", "float16"))
+    engines = [row for row in box.rows if row["section"].startswith("engine")]
+    assert len(engines) == 3 * 3 * 3
+    assert all(row["same"] and row["rms"] < (1e-5 if row["numbers"] == "float32" else 0.05) for row in engines)
     pictures = [row for row in box.rows if row["section"] in ("walks", "doors", "adapters")]
     assert not [row for row in pictures if "failed" in row]
     assert all(row.get("largest", 0) <= 2 for row in pictures if "bfloat16" not in row["what"])
@@ -62,9 +65,13 @@ def test_clocks_and_differences() -> None:
 def test_speed(tmp_path: Path) -> None:
     box = cuda_speed.main(words(tmp_path))
     assert not box.notes
-    assert {row["section"] for row in box.rows} > {"eager", "graph", "decode", "pictures", *cuda_kernels.SECTIONS}
+    assert {row["section"] for row in box.rows} > {"steps", "decode", "pictures", *cuda_kernels.SECTIONS}
     assert all(row["ms"] > 0 for row in box.rows if "batch" in row)
-    assert all(row["rms"] == 0 for row in box.rows if "graph" in row.get("what", "") and "rms" in row)
+    rungs = {row["what"].split(", exact")[0]: row["rms"] for row in box.rows if row["section"] == "steps"}
+    assert len(rungs) == 6
+    assert rungs["step, eager"] == rungs["step, graph"] == 0
+    assert all(rms < 0.05 for name, rms in rungs.items() if "fp8" not in name)
+    assert 0.001 < rungs["step, engine, fp8"] < 0.3
 
 
 def test_the_work_that_is_counted() -> None:

@@ -20,7 +20,8 @@ STOREYS = [
 STOREY = {room: storey for storey, rooms in enumerate(STOREYS) for room in rooms}
 LIGHT = {"base", "nets", "diffusion", "families", "weights", "engines", "training"}  # what must run on a bare cluster
 ALLOWED = {"torch", "numpy", "safetensors", "tokenizers", "PIL", "jaxtyping"}
-LAZY = {("weights", "huggingface_hub"), ("training", "pyarrow")}  # only for a hub id, and for a Parquet table
+# only for a hub id, for a Parquet table, and where torch is built for CUDA
+LAZY = {("weights", "huggingface_hub"), ("training", "pyarrow"), ("engines", "triton")}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

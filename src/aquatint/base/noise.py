@@ -206,9 +206,9 @@ def _polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
 
 
 def _able(device: torch.device | str | None) -> torch.device:
-    """Where to compute: the device asked for, or the CPU if that one has no float64 (mps); the bits are the same."""
+    """Where to compute: the device asked for, or the CPU if that may lack float64 (mps, xpu); the bits are the same."""
     device = torch.device(device or "cpu")
-    return device if device.type in ("cpu", "cuda", "xpu") else torch.device("cpu")
+    return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
 def _word64(kind: str, value: int) -> int:

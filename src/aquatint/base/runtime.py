@@ -18,7 +18,7 @@ from aquatint.base.errors import UserError, unknown
 
 NUMERICS = 2  # raised by every change of this code that may change the bits of a picture
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 # mallopt(3): M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_TOP_PAD, in bytes
 _MALLOPT = {-1: 2**31 - 1, -3: 2**31 - 1, -2: 2**26}
@@ -45,12 +45,13 @@ class Key:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device for a name: "auto" takes CUDA, then MPS, then the CPU; "cuda:1" takes a certain one."""
+    """The device for a name: "auto" takes CUDA (ROCm), MPS, XPU or the CPU, the first of them; "cuda:1" one card."""
     kind = name.split(":")[0]
     if kind not in DEVICES or (":" in name and not name.partition(":")[2].isdecimal()):
         raise unknown("device", name, DEVICES)
     if kind == "auto":
-        return torch.device("cuda" if _has_cuda() else "mps" if torch.backends.mps.is_available() else "cpu")
+        there = {"cuda": _has_cuda(), "mps": torch.backends.mps.is_available(), "xpu": torch.xpu.is_available()}
+        return torch.device(next((kind for kind, is_there in there.items() if is_there), "cpu"))
     if kind == "cuda":
         index = int(name.partition(":")[2] or 0)
         if not _has_cuda() or index >= torch.cuda.device_count():
@@ -59,11 +60,15 @@ def choose_device(name: str = "auto") -> torch.device:
             )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError('Device "mps" is not here.', "An Apple GPU and a torch built for it.", "Use cpu.")
+    if kind == "xpu":
+        count = torch.xpu.device_count() if torch.xpu.is_available() else 0
+        if int(name.partition(":")[2] or 0) >= count:
+            raise UserError(f'Device "{name}" is not here.', f"XPU devices that torch sees: {count}.", "Use cpu.")
     return torch.device(name)
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number format for a name: "auto" is float32 on the CPU and on MPS, float16 on CUDA."""
+    """The number format for a name: "auto" is float16 on CUDA, float32 elsewhere."""
     if name == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:
@@ -177,6 +182,8 @@ def key(device: torch.device, dtype: torch.dtype, count: int, engine: str = "tor
         name, isa = torch.cuda.get_device_name(device), f"sm_{major}{minor}"
     elif device.type == "mps":
         name = f"mps {platform.mac_ver()[0]}"
+    elif device.type == "xpu":
+        name = torch.xpu.get_device_name(device)
     kind = str(dtype).removeprefix("torch.")
     return Key(NUMERICS, str(torch.__version__), name, isa, kind, count, engine=engine)
 

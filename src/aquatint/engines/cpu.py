@@ -178,7 +178,7 @@ class KernelResBlock(ResBlock):
         each = None
         if self.time is not None:
             assert time is not None, "this block was built to hear a time"
-            each = self.time(F.silu(time))
+            each = self.shift(time)
         y = first(_activated(self.norm1, x), each=each)
         return second(_activated(self.norm2, y), add=self.skip(x))
 

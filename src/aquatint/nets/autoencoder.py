@@ -120,7 +120,11 @@ class Encoder(nn.Module):
         x = self.enter(x)
         for level in self.levels:
             x = level(x)
-        return self.leave(F.silu(self.norm(self.middle(x))))
+        return self.head(self.middle(x))
+
+    def head(self, x: Float[Tensor, "b c h8 w8"]) -> Float[Tensor, "b m h8 w8"]:
+        """The last norm and convolution."""
+        return self.leave(F.silu(self.norm(x)))
 
 
 class Decoder(nn.Module):
@@ -145,6 +149,10 @@ class Decoder(nn.Module):
         x = self.middle(self.enter(z))
         for level in self.levels:
             x = level(x)
+        return self.head(x)
+
+    def head(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The last norm and convolution."""
         return self.leave(F.silu(self.norm(x)))
 
 

@@ -81,9 +81,14 @@ class ResBlock(nn.Module):
         y = self.conv1(F.silu(self.norm1(x)))
         if self.time is not None:
             assert time is not None, "this block was built to hear a time"
-            y = y + self.time(F.silu(time))[:, :, None, None]
+            y = y + self.shift(time)[:, :, None, None]
         y = self.conv2(F.silu(self.norm2(y)))
         return self.skip(x) + y
+
+    def shift(self, time: Float[Tensor, "b t"]) -> Float[Tensor, "b o"]:
+        """What the time adds to each channel."""
+        assert self.time is not None, "this block was built to hear no time"
+        return self.time(F.silu(time))
 
 
 class Shrink(nn.Module):

@@ -54,7 +54,7 @@ class TiledNorm(nn.Module):
 
     def _see(self, x: Tensor) -> None:
         """Chan, Golub and LeVeque's update (1979): two parts' means and squares into one's."""
-        kind = torch.float32 if x.device.type == "mps" else torch.float64  # which Apple's GPUs have not got
+        kind = torch.float32 if x.device.type in ("mps", "xpu") else torch.float64  # which those may not have
         values = x.float().reshape(len(x), self.norm.num_groups, -1)
         count = values.shape[2]
         variance, mean = torch.var_mean(values, dim=2, correction=0, keepdim=True)

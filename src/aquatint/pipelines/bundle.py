@@ -213,9 +213,9 @@ def load(
     """Open a model and put it where it can paint; without a source, the pocket model that the package carries.
 
     source    a single file, a folder, or a hub id ("owner/name")
-    device    auto, cpu, cuda, cuda:1, mps;  dtype: auto, float32, float16, bfloat16
+    device    auto, cpu, cuda, cuda:1, mps, xpu;  dtype: auto, float32, float16, bfloat16
     threads   that share one operation (AQUATINT_THREADS; else as many as torch would take)
-    engine    auto, torch or kernels: whose kernels compute on the CPU (AQUATINT_ENGINE); it is part of the bundle's key
+    engine    auto, torch, kernels or fp8 (engines/choice.py): whose kernels compute (AQUATINT_ENGINE); part of the key
     memory    bytes, or "6GB": how much the process may take, which the kernels are the quicker for (docs/speed.md)
     loras, lora_folder   files that requests may name as Lora("name"), and a folder of more for tags in prompts; partial
               also takes files whose layers do not all fit

@@ -77,6 +77,11 @@ class Nets:
             self, plain=plain, weak=weak, watched=plain if self.watched is self.plain else wrap(self.watched)
         )
 
+    def quick(self, run: Callable[[Net], Net]) -> "Nets":
+        """The same, run by an engine that may leave Python out; but for the one that is watched by Python."""
+        plain, weak = run(self.plain), None if self.weak is None else run(self.weak)
+        return replace(self, plain=plain, weak=weak, watched=plain if self.watched is self.plain else self.watched)
+
     def looks(self) -> Tensor:
         """How much the middle's pixels were looked at since this was last asked, in the first call since then."""
         first = self.seen[0]

@@ -1,6 +1,6 @@
 """A pass over a picture, planned: which nets are asked, what they are told, at which levels, from what it begins."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aquatint.base.errors import UserError
 from aquatint.base.noise import FILL, Noise
-from aquatint.diffusion.denoisers import Denoiser, Net, Pair, held
+from aquatint.diffusion.denoisers import Denoiser, Pair, held
 from aquatint.diffusion.grids import visited
 from aquatint.diffusion.joined import switched
 from aquatint.diffusion.prediction import PREDICTIONS, Prediction
@@ -16,7 +16,6 @@ from aquatint.diffusion.reuse import renewed
 from aquatint.diffusion.schedule import Level, NoiseSchedule
 from aquatint.diffusion.windows import Window, windowed, windows
 from aquatint.nets.reuse import Kept, reusing
-from aquatint.nets.unet import UNet
 from aquatint.pipelines.adapted import adapted, embeddings_of, wanted
 from aquatint.pipelines.approximations import reuse_of
 from aquatint.pipelines.bundle import Bundle, finite
@@ -159,15 +158,17 @@ def _lines(plan: Plan) -> Script:
         for _, cond in toward:
             finite(cond.context, "text encoder", bundle)
         nothing = None if empty is None else replace(span.away(empty), concat=extra)
-        nets, words = plan.nets.through(_wrap(plan, span)), Words(toward, away, nothing)
+        nets, words = _nets(plan, span), Words(toward, away, nothing)
         lines.append(Line(plan.levels[told.until], nets, prediction, words))
     return lines
 
 
-def _wrap(plan: Plan, span: Span) -> Callable[[UNet], Net]:
-    """From a U-Net to the net that is asked: steered, and reusing its deep features."""
+def _nets(plan: Plan, span: Span) -> Nets:
+    """The nets that are asked: steered, and run by the engine; or reusing deep features, which Python keeps."""
     reuse = reuse_of(plan.request)
-    return span.steer if reuse is None else lambda unet: reusing(span.steer(unet), reuse.skips, plan.kept)
+    if reuse is None:
+        return plan.nets.through(span.steer).quick(plan.bundle.engine.quick)
+    return plan.nets.through(lambda unet: reusing(span.steer(unet), reuse.skips, plan.kept))
 
 
 def pair_of(plan: Plan, told: Script) -> Pair:

@@ -80,10 +80,10 @@ class Source:
 class Machine:
     """Where it computes, and in what."""
 
-    device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
+    device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps or xpu.")] = "auto"
     dtype: Annotated[str, Parameter(help="auto, float32, float16 or bfloat16.")] = "auto"
     threads: Annotated[int | None, Parameter(help="How many share one operation.")] = None
-    engine: Annotated[str, Parameter(help="auto, torch or kernels: whose kernels compute on the CPU.")] = "auto"
+    engine: Annotated[str, Parameter(help="auto, torch, kernels or fp8: whose kernels compute.")] = "auto"
     memory: Annotated[str | None, Parameter(help="How much it may take, as in 6GB: the more, the quicker.")] = None
 
 

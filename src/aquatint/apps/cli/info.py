@@ -46,6 +46,7 @@ def engine_facts() -> dict[str, Any]:
     return {
         "device": str(device),
         "engine": chosen.name,
+        **({"note": chosen.note} if chosen.note else {}),
         "kernels": f"none: {library.reason}" if library.library is None else library.library._name,
         "threads": runtime.choose_threads(),
         "memory free": free,

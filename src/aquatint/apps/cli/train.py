@@ -64,7 +64,7 @@ def train(
         list[str] | None,
         Parameter(name="--set", help="A setting, as optim.lr=1e-4 or reach=all; several times.", negative=""),
     ] = None,
-    device: Annotated[str, Parameter(help="auto, cpu, cuda, mps.")] = "auto",
+    device: Annotated[str, Parameter(help="auto, cpu, cuda, mps, xpu.")] = "auto",
 ) -> None:
     """Teach a model from a folder of pictures, or carry out a recipe. A stopped run goes on from its last checkpoint.
 
