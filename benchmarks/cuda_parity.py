@@ -247,7 +247,7 @@ def moved(bundle: Bundle, device: torch.device, dtype: torch.dtype = torch.float
     """A copy of a bundle on a device, prepared as `aquatint.load` prepares one."""
     names = ["unet", "autoencoder", "text", *(["text2"] if bundle.text2 else [])]
     nets: dict[str, Any] = {name: copy.deepcopy(getattr(bundle, name)).to(device, dtype) for name in names}
-    engine = choose_engine("auto" if device.type == "cuda" else "torch", device, dtype)
+    engine = choose_engine("kernels" if device.type == "cuda" else "torch", device, dtype)
     engine.prepare(nets["unet"], often=True), engine.prepare(nets["autoencoder"])
     return replace(bundle, device=device, dtype=dtype, engine=engine, **nets)
 

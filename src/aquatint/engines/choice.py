@@ -66,8 +66,9 @@ def choose_engine(
     dtype: torch.dtype = torch.float32,
     memory: int | None = None,
 ) -> Engine:
-    """An engine itself, or that of a name, else of AQUATINT_ENGINE; "auto" takes "kernels" where there are any.
+    """An engine itself, or that of a name, else of AQUATINT_ENGINE; "auto" takes kernels on a CPU where there are any.
 
+    On a card "auto" is torch until the engine for cards has been seen to run on one.
     kernels   ours: for float32 on a CPU; graphs and, with Triton, kernels on a CUDA card of capability 8.0 or more
     fp8       the same on a card of 8.9 or more, which multiplies part in 8-bit floats: other numbers (engines/fp8.py)
     memory   bytes that the process may take in all, with a picture of 512 x 512 pixels; three quarters of what is free
@@ -80,17 +81,18 @@ def choose_engine(
     if wish not in ENGINES:
         raise unknown("engine", wish, ENGINES)
     where, card, missing = device or torch.device("cpu"), None, ""
-    if wish == "fp8" or (wish != TORCH and where.type == "cuda"):
+    if wish == "fp8" or (wish == "kernels" and where.type == "cuda"):
         card, missing = cuda.engine(where, dtype, fp8=wish == "fp8"), cuda.fits(where, dtype).reason
     if card is not None:
         return Engine(card.name, note=missing and f"without our kernels for cards, slower: {missing}", card=card)
     fits = dtype == torch.float32 and where.type == "cpu"
     if wish == TORCH or (wish == "auto" and not fits):
-        return Engine(note=missing and f"torch alone computes, slower: {missing}")
+        return Engine()
     if wish == "auto" and found().library is None:
         return Engine(note=f"torch alone computes, slower: {found().reason}")
     if not fits:
         kind = str(dtype).removeprefix("torch.")
+        kind = f"{kind} ({missing.rstrip('.')})" if missing else kind
         takes = "float32 on a CPU, or a CUDA card of capability 8.0 or more."
         raise UserError(f"Kernels for {kind} on {device}.", takes, 'Say engine "auto" (--engine auto).')
     total = runtime.free_memory() * 3 // 4 if memory is None else memory
