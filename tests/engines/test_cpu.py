@@ -1,6 +1,7 @@
 """The CPU engine: what a net answers is right to rounding, whatever is kept, attached, copied or asked of it."""
 
 import copy
+import json
 import pickle
 from collections.abc import Iterator
 from typing import TypeVar
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aquatint import load
+from aquatint.apps.cli.lists import version
 from aquatint.base import config, runtime
 from aquatint.base.errors import UserError
 from aquatint.base.noise import Noise
@@ -183,10 +185,12 @@ def test_attention_takes_the_kernel_where_it_is_quicker(monkeypatch: pytest.Monk
     assert len(calls) == 1
 
 
-def test_the_engine_for_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_for_a_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("AQUATINT_ENGINE", raising=False)
     assert choose_engine().name == cpu.name() == f"kernels {cpu.NUMERICS} {cpu.ISAS[cpu.chosen(None)]}"
     assert choose_engine("torch").packs is None
+    version(json=True)
+    assert json.loads(capsys.readouterr().out)["engine"] == cpu.name()
     assert choose_engine(dtype=torch.bfloat16).name == "torch"
     assert choose_engine(device=torch.device("meta")).name == "torch"
     monkeypatch.setenv("AQUATINT_ENGINE", "torch")

@@ -167,3 +167,24 @@ for threads in (1, 3):
 assert got[0] == got[1] and any(got[0])
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_what_a_package_carries_is_taken_if_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "CARRIED", tmp_path / "built")
+    monkeypatch.setenv("CXX", str(pretender(tmp_path)))  # which an installation asks, once
+    made = build.carry()
+    (carried,) = (tmp_path / "built").iterdir()
+    assert made.library is not None
+    assert made.library._name == str(carried / build.LIBRARY)
+    monkeypatch.delenv("CXX")
+    monkeypatch.setattr(build, "COMPILERS", (str(pretender(tmp_path)),))
+    again = build.load(tmp_path / "kernels").library
+    assert again is not None
+    assert again._name == made.library._name
+    assert not (tmp_path / "kernels").exists()
+    (carried / build.LIBRARY).unlink()  # it is mapped: to write into it would be the end of this process
+    (carried / build.LIBRARY).write_bytes(b"damaged")
+    other = build.load(tmp_path / "kernels")
+    assert other.library is not None
+    assert other.library._name.startswith(str(tmp_path / "kernels"))
+    assert carried.exists()

@@ -56,7 +56,9 @@ class Engine:
     def leave_room(self, nets: Sequence[nn.Module | None]) -> None:
         """Count what nets take as memory that transformed weights cannot have."""
         if self.packs is not None:
-            weights = {weight.data_ptr(): weight.nbytes for net in nets if net for weight in net.parameters()}
+            weights = {
+                weight.data_ptr(): weight.nbytes for net in nets if net is not None for weight in net.parameters()
+            }
             self.packs.limit -= sum(weights.values())
 
 
@@ -95,5 +97,9 @@ def choose_engine(
         kind = f"{kind} ({missing.rstrip('.')})" if missing else kind
         takes = "float32 on a CPU, or a CUDA card of capability 8.0 or more."
         raise UserError(f"Kernels for {kind} on {device}.", takes, 'Say engine "auto" (--engine auto).')
-    total = runtime.free_memory() * 3 // 4 if memory is None else memory
-    return Engine(cpu.name(), Packs(total - WORK))
+    return Engine(cpu.name(), Packs((usual_memory() if memory is None else memory) - WORK))
+
+
+def usual_memory() -> int:
+    """Bytes that the process takes at most where nobody says how many: three quarters of what is free."""
+    return runtime.free_memory() * 3 // 4

@@ -37,19 +37,18 @@ def info(
 def engine_facts() -> dict[str, Any]:
     """The engine of this machine: its name in reproduction keys, its library, and the memory that it would take."""
     from aquatint.base import runtime
-    from aquatint.engines.choice import WORK, choose_engine
+    from aquatint.engines.choice import WORK, choose_engine, usual_memory
     from aquatint.engines.kernels.build import found
 
     device, library = runtime.choose_device(), found()
     chosen = choose_engine("auto", device, runtime.choose_dtype("auto", device))
-    free = runtime.free_memory()
     return {
         "device": str(device),
         "engine": chosen.name,
         **({"note": chosen.note} if chosen.note else {}),
         "kernels": f"none: {library.reason}" if library.library is None else library.library._name,
         "threads": runtime.choose_threads(),
-        "memory free": free,
-        "without --memory": free * 3 // 4,
+        "memory free": runtime.free_memory(),
+        "without --memory": usual_memory(),
         "beside weights": WORK,
     }

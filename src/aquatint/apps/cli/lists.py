@@ -75,9 +75,11 @@ def version(*, json: Json = False) -> None:
     """Versions, the device that "auto" means here, and what a picture's bits depend on."""
     from aquatint import __version__
     from aquatint.base import config, runtime
+    from aquatint.engines.choice import choose_engine
 
     device = runtime.choose_device()
-    key = runtime.key(device, runtime.choose_dtype("auto", device), runtime.choose_threads())
+    kind = runtime.choose_dtype("auto", device)
+    key = runtime.key(device, kind, runtime.choose_threads(), choose_engine("auto", device, kind).name)
     facts: dict[str, Any] = {"aquatint": __version__, "python": platform.python_version(), **config.to_data(key)}
     print(jsonlib.dumps(facts) if json else "\n".join(f"{name:<9} {value}" for name, value in facts.items()))
 

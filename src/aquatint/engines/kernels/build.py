@@ -69,7 +69,7 @@ def load(folder: Path) -> Found:
         if sys.platform not in ("linux", "darwin"):
             return Found(None, f"The kernels are not made for {sys.platform}.")
         carried = CARRIED / _digest(b"")
-        if not os.environ.get("CXX") and carried.exists() and LIBRARY in files.verify(carried):
+        if not os.environ.get("CXX") and _verified(carried):
             return Found(ctypes.CDLL(str(carried / LIBRARY)), "")
         compiler = _compiler()
         if not compiler:
@@ -95,10 +95,11 @@ def carry() -> Found:
         if CARRIED.exists():
             shutil.rmtree(CARRIED)
         CARRIED.mkdir()
-        _build(compiler, CARRIED / _digest(b""))
+        place = CARRIED / _digest(b"")
+        _build(compiler, place)
+        return Found(ctypes.CDLL(str(place / LIBRARY)), "")
     except (UserError, OSError, subprocess.SubprocessError) as error:
         return Found(None, str(error))
-    return load(CARRIED)
 
 
 def units() -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -149,12 +150,17 @@ def _make_private(folder: Path) -> None:
 
 def _whole(place: Path) -> bool:
     """Whether a library is there and is what its manifest says; one that is not is removed."""
-    if not place.exists():
-        return False
-    try:
-        return LIBRARY in files.verify(place)
-    except UserError:
+    whole = _verified(place)
+    if not whole and place.exists():
         files.remove(place)
+    return whole
+
+
+def _verified(place: Path) -> bool:
+    """Whether a library is there and is what its manifest says."""
+    try:
+        return place.exists() and LIBRARY in files.verify(place)
+    except UserError:
         return False
 
 
